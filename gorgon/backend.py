@@ -1,0 +1,120 @@
+"""The contract between the engine and a model: what one forward pass takes and gives.
+
+``gorgon.llama`` fulfils it with llama.cpp; tests fulfil it with a model of a few lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gorgon.request import SamplingParams
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """One token of a batch; it sees what ``sequences[0]`` holds up to ``position``."""
+
+    token: int
+    position: int
+    sequences: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a forward pass gives for each row of its batch; valid until the next one.
+
+    ``logits`` has shape [rows, num_vocab], ``hidden`` [rows, num_embd]: the state after the
+    final norm.
+    """
+
+    logits: Floats
+    hidden: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Guesses:
+    """What the heads expect, likeliest first: arrays of shape [rows, num_heads, top_k]."""
+
+    tokens: Ints
+    probs: Floats
+
+
+class Sampler(Protocol):
+    """Draws the tokens of one request; every drawn token becomes part of the request."""
+
+    def draw(self, output: Output, row: int) -> int:
+        """The next token from the logits of ``row``."""
+
+    def observe(self, token: int) -> None:
+        """Take note of a token that was accepted without being drawn here."""
+
+    def close(self) -> None:
+        """Free native memory; the sampler must not be used afterwards."""
+
+
+class Backend(Protocol):
+    """A model with a KV cache and, if ``num_heads`` is not 0, Medusa heads."""
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of the KV cache."""
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that one forward pass takes."""
+
+    @property
+    def max_sequences(self) -> int:
+        """Sequence ids are 0 to ``max_sequences - 1``."""
+
+    @property
+    def max_position(self) -> int:
+        """Positions that the model was trained for."""
+
+    @property
+    def eog_ids(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+
+    @property
+    def num_vocab(self) -> int:
+        """Token ids are 0 to ``num_vocab - 1``."""
+
+    @property
+    def num_heads(self) -> int:
+        """Medusa heads; 0 if there are none."""
+
+    @property
+    def max_guesses(self) -> int:
+        """Guesses per head."""
+
+    def prefill(self, rows: Sequence[BatchRow]) -> None:
+        """Compute the cells of ``rows``, no output; ``DecodeError`` on failure."""
+
+    def decode(self, rows: Sequence[BatchRow]) -> Output:
+        """One forward pass with output for every row; ``DecodeError`` on failure."""
+
+    def propose(self, hidden: Floats) -> Guesses:
+        """The heads' guesses after the states in ``hidden`` [rows, num_embd]."""
+
+    def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
+        """A fresh sampler for one request."""
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Let ``target`` hold ``source``'s cells with positions in [start, end)."""
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
+        """Take ``sequence`` off its cells in [start, end), -1 meaning the end."""
+
+    def last_position(self, sequence: int) -> int:
+        """The highest position that ``sequence`` holds, -1 when it holds nothing."""
+
+    def clear(self) -> None:
+        """Forget every cell."""

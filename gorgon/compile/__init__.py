@@ -1,0 +1,1 @@
+"""Offline work on files: heads and models made ready to serve."""

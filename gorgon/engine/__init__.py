@@ -1,0 +1,1 @@
+"""Scheduling, sequences and the step: token ids only, no text, no HTTP."""

