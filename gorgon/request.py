@@ -50,9 +50,7 @@ class SamplingParams:
         _check(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty", "above 0, at most 10")
         _check(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "between -2 and 2")
         _check(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "between -2 and 2")
-        _check(
-            self.seed is None or 0 <= self.seed <= MAX_SEED, "seed", f"between 0 and {MAX_SEED}"
-        )
+        _check(self.seed is None or 0 <= self.seed <= MAX_SEED, "seed", f"between 0 and {MAX_SEED}")
 
     @property
     def has_penalties(self) -> bool:
@@ -111,8 +109,9 @@ class RequestStats:
     """What one request cost; times in seconds.
 
     ``accepted_by_depth[d]`` counts accepted draft tokens at depth d + 1, ``drafted_by_depth``
-    the drafted ones. ``decode_time`` is the wall time of the steps it took part in, others'
-    share included; ``prefill_time`` runs from admission to the first token.
+    the drafted ones. ``prefill_time`` runs from admission to the first token, ``decode_time``
+    from there to the last. ``max_batch`` is the largest number of requests that shared a step
+    with this one, itself included.
     """
 
     prompt_tokens: int = 0
@@ -125,6 +124,7 @@ class RequestStats:
     queue_time: float = 0.0
     prefill_time: float = 0.0
     decode_time: float = 0.0
+    max_batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

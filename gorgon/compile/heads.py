@@ -7,7 +7,6 @@ from the tensors: released configs are known to be wrong about it.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def write(
         writer.write_tensors_to_file()
     finally:
         writer.close()
-    os.replace(part, target)
+    part.replace(target)
 
 
 def _write_keys(writer: gguf.GGUFWriter, tensors: Tensors, base: ModelInfo) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from gorgon.llama.model import Model
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of this build of llama.cpp
 _GGML_TYPES: dict[CacheType, int] = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _FLASH_ATTENTION = {False: 0, True: 1}
+
 
 class Context:
     """A KV cache of ``settings.num_cells`` cells over a model.
@@ -45,7 +47,7 @@ class Context:
         self._rows = _Rows(self.max_rows)
         self._embeddings = True
 
-    def _params(self, settings: EngineSettings) -> llama.llama_context_params:
+    def _params(self, settings: EngineSettings) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx = settings.num_cells
         params.n_batch = params.n_ubatch = self.max_rows
@@ -97,9 +99,7 @@ class Context:
         logits = llama.llama_get_logits(self.handle)
         hidden = llama.llama_get_embeddings(self.handle)
         info = self.model.info
-        return Output(
-            _view(logits, (count, info.num_vocab)), _view(hidden, (count, info.num_embd))
-        )
+        return Output(_view(logits, (count, info.num_vocab)), _view(hidden, (count, info.num_embd)))
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         """Let ``target`` hold ``source``'s cells with positions in [start, end); no data moves."""
@@ -144,7 +144,7 @@ class _Rows:
             False: _pointer(self.no_outputs, ctypes.c_int8),
         }
 
-    def fill(self, rows: Sequence[BatchRow], outputs: bool) -> llama.llama_batch:
+    def fill(self, rows: Sequence[BatchRow], outputs: bool) -> Any:
         count = len(rows)
         self.tokens[:count] = [row.token for row in rows]
         self.positions[:count] = [row.position for row in rows]
@@ -156,11 +156,11 @@ class _Rows:
         return self.batch
 
 
-def _pointer(array: npt.NDArray[np.generic], kind: type) -> ctypes._Pointer[object]:
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 
-def _view(pointer: ctypes._Pointer[ctypes.c_float], shape: tuple[int, int]) -> Floats:
+def _view(pointer: Any, shape: tuple[int, int]) -> Floats:
     address = ctypes.addressof(pointer.contents)
     buffer = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
-    return np.frombuffer(buffer, np.float32).reshape(shape)
+    return np.ndarray(shape, np.float32, buffer=memoryview(buffer))

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int, c_int64, c_size_t
-from ctypes import c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_bool,
+    c_char_p,
+    c_float,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_void_p,
+)
 from typing import Any
 
 from gorgon.llama.library import library_path
@@ -77,9 +87,7 @@ backend_tensor_set = _bind(_base, "ggml_backend_tensor_set", None, _P, _P, c_siz
 backend_tensor_get = _bind(_base, "ggml_backend_tensor_get", None, _P, _P, c_size_t, c_size_t)
 backend_graph_compute = _bind(_base, "ggml_backend_graph_compute", c_int, _P, _P)
 backend_free = _bind(_base, "ggml_backend_free", None, _P)
-backend_get_default_buffer_type = _bind(
-    _base, "ggml_backend_get_default_buffer_type", _P, _P
-)
+backend_get_default_buffer_type = _bind(_base, "ggml_backend_get_default_buffer_type", _P, _P)
 backend_init_by_type = _bind(_ggml, "ggml_backend_init_by_type", _P, c_int, c_char_p)
 backend_dev_by_type = _bind(_ggml, "ggml_backend_dev_by_type", _P, c_int)
 backend_cpu_set_n_threads = _bind(_cpu, "ggml_backend_cpu_set_n_threads", None, _P, c_int)

@@ -69,7 +69,7 @@ class Heads:
             self._num_embd = base.num_embd
             self._token_map = _read_token_map(file, base.num_vocab)
             self._graphs: dict[int, _Graph] = {}
-            self._backend = _make_backend(settings)
+            self._backend: int | None = _make_backend(settings)
             self._weights = _Weights(file, base, self._token_map, self._backend, self.info)
 
     @property
@@ -118,6 +118,7 @@ class Heads:
     def _graph(self, rows: int) -> _Graph:
         size = rows if rows <= 4 else math.ceil(rows / 4) * 4
         if size not in self._graphs:
+            assert self._backend is not None
             self._graphs[size] = _Graph(self._weights, self.info, self._backend, size, self.top_k)
         return self._graphs[size]
 
@@ -192,9 +193,7 @@ class _Graph:
         self._ids, self._probs = np.empty(count, np.int32), np.empty(count, np.float32)
         num_nodes = 16 * info.num_heads * (info.num_blocks + 2)
         self._context = _make_ggml_context(num_nodes, graph_nodes=num_nodes)
-        self._hidden = ggml.new_tensor_2d(
-            self._context, ggml.TYPE_F32, weights.num_embd, rows
-        )
+        self._hidden = ggml.new_tensor_2d(self._context, ggml.TYPE_F32, weights.num_embd, rows)
         ggml.set_input(self._hidden)
         self._out_ids, self._out_probs = _build(self._context, weights, info, self._hidden, top_k)
         self._graph = ggml.new_graph_custom(self._context, num_nodes, False)
@@ -320,9 +319,7 @@ def _check(file: GgufFile, base: ModelInfo) -> HeadsInfo:
     for name, shape in _expected_shapes(info, base.num_embd).items():
         found = file.tensors.get(name)
         if found is None or found.shape != shape:
-            raise HeadsError(
-                f"{path}: tensor {name} is {found and found.shape}, expected {shape}"
-            )
+            raise HeadsError(f"{path}: tensor {name} is {found and found.shape}, expected {shape}")
     return info
 
 

@@ -12,8 +12,11 @@ import ctypes
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import llama_cpp.llama_cpp as llama
+import llama_cpp.llama_cpp
+
+llama: Any = llama_cpp.llama_cpp
 
 logger = logging.getLogger("gorgon.llama")
 
@@ -23,7 +26,7 @@ _CONTINUE = 5
 _recent: collections.deque[str] = collections.deque(maxlen=20)
 
 
-@llama.llama_log_callback  # type: ignore[untyped-decorator]
+@llama.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
 def _on_log(level: int, text: bytes, _data: ctypes.c_void_p) -> None:
     message = text.decode("utf-8", "replace").rstrip("\n")
     if level == _CONTINUE or not message.strip(" ."):

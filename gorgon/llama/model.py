@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from gorgon.config import EngineSettings
 from gorgon.errors import ModelError, RequestError
 from gorgon.llama.gguf import GgufFile
@@ -146,7 +144,7 @@ class Model:
                 self.vocab, raw, len(raw), ids, size, add_special, parse_special
             )
             if count >= 0:
-                return np.frombuffer(ids, np.int32, count).tolist()
+                return list(ids[:count])
             size = -count
 
     def piece(self, token: int) -> bytes:

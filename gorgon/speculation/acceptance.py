@@ -67,6 +67,7 @@ def accept_typical(
     draw: Callable[[int], int],
     observe: Callable[[int], None],
     is_last: Callable[[int, int], bool],
+    *,
     epsilon: float,
     alpha: float,
 ) -> Accepted:

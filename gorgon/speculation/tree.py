@@ -167,7 +167,8 @@ def from_paths(paths: TreePaths) -> TreeShape:
             more than ``MAX_NODES - 1`` of them.
     """
     _check_paths(paths)
-    parents, ranks, number = [0], [0], {(): 0}
+    parents, ranks = [0], [0]
+    number: dict[tuple[int, ...], int] = {(): 0}
     for path in sorted(paths):
         number[path] = len(parents)
         parents.append(number[path[:-1]])
@@ -190,3 +191,18 @@ def _check_paths(paths: Sequence[tuple[int, ...]]) -> None:
             raise RequestError(
                 f"tree path {list(path)} lacks its parent {list(path[:-1])}", field="tree"
             )
+
+
+def parse_paths(text: str) -> TreeShape:
+    """The tree written as ``"0;0,0;1"``: ``;`` between paths, ``,`` between ranks.
+
+    Raises:
+        RequestError: see ``from_paths``; also when a rank is no number.
+    """
+    try:
+        paths = tuple(
+            tuple(int(rank) for rank in path.split(",")) for path in text.split(";") if path
+        )
+    except ValueError as error:
+        raise RequestError(f"tree '{text}' is not like '0;0,0;1'", field="tree") from error
+    return from_paths(paths)

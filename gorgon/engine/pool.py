@@ -1,0 +1,264 @@
+"""Sequence ids and KV cells: who gets them, how trees lie on them, what stays after a step.
+
+The pool owns every id and every cell of a backend:
+
+    ids     0: trash   then main ids and side ids of running requests, ids of cached prefixes
+    cells   running requests | cached prefixes | trash | free
+
+Order matters: attention sums over cells in the order in which they lie, and llama.cpp fills holes
+first, so a freed cell in the middle lets later tokens lie before earlier ones and moves logits by
+rounding. A rejected cell that lies before a kept one is therefore parked in the trash, and the
+trash is emptied when nobody runs or when it is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gorgon.backend import Backend, BatchRow
+from gorgon.engine.cells import Cells
+from gorgon.engine.prefixes import Prefix, PrefixCache
+from gorgon.engine.sequence import Sequence, Side
+from gorgon.speculation.tree import DraftTree
+
+TRASH = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one tree lies in a batch: its first row, its cells, the id of each branch."""
+
+    sequence: Sequence
+    tree: DraftTree
+    first_row: int
+    cells: list[int]
+    branch_ids: list[int]
+
+    @property
+    def start(self) -> int:
+        """Position of the root."""
+        return self.sequence.num_computed
+
+
+class SequencePool:
+    """All ids and cells of ``backend``.
+
+    Args:
+        backend: a backend with an empty cache.
+        max_cached: cells that cached prefixes may keep.
+        max_trash: rejected cells kept in place before the trash is emptied.
+    """
+
+    def __init__(self, backend: Backend, max_cached: int, max_trash: int) -> None:
+        self._backend = backend
+        self._max_cached, self._max_trash = max_cached, max_trash
+        self.cells = Cells(backend.num_cells)
+        self.prefixes = PrefixCache()
+        self._trash: list[int] = []
+        self._free_ids = list(range(backend.max_sequences - 1, TRASH, -1))
+        self._running: list[Sequence] = []
+
+    @property
+    def num_free_ids(self) -> int:
+        """Sequence ids to be had, those of cached prefixes included."""
+        return len(self._free_ids) + len(self.prefixes)
+
+    @property
+    def num_cached_cells(self) -> int:
+        """Cells held by cached prefixes, shared ones counted once."""
+        return len({cell for prefix in self.prefixes for cell in prefix.cells})
+
+    @property
+    def num_trash_cells(self) -> int:
+        """Rejected cells kept in place."""
+        return len(self._trash)
+
+    # -- admission and release ------------------------------------------------------------------
+
+    def acquire(self, prompt: tuple[int, ...]) -> tuple[int, list[int]]:
+        """A main id for a request and the cells of its longest cached prefix.
+
+        At least one prompt token is left to compute, because its output is needed.
+        """
+        prefix, length = self.prefixes.longest(prompt[:-1])
+        if prefix is not None:
+            self.prefixes.touch(prefix)
+        sequence_id = self._take_id()
+        if prefix is None or prefix not in self.prefixes:
+            return sequence_id, []
+        cells = prefix.cells[:length]
+        self._backend.share(prefix.id, sequence_id, 0, length)
+        self.cells.share(cells)
+        return sequence_id, cells
+
+    def start(self, sequence: Sequence) -> None:
+        """Count ``sequence`` as running."""
+        self._running.append(sequence)
+
+    def release(self, sequence: Sequence, keep: bool) -> None:
+        """End ``sequence``; with ``keep`` its tokens stay as a cached prefix."""
+        self._running.remove(sequence)
+        for side in sequence.sides:
+            self._give_back(side.id)
+        sequence.sides.clear()
+        if keep and 0 < sequence.num_computed <= self._max_cached:
+            self._cache(sequence)
+        else:
+            self._give_back(sequence.id)
+            self.cells.drop(sequence.cells)
+        if not self._running:
+            self.empty_trash()
+
+    def _cache(self, sequence: Sequence) -> None:
+        tokens = np.asarray(sequence.tokens[: sequence.num_computed], np.int32)
+        for prefix in self.prefixes.covered_by(sequence.tokens[: sequence.num_computed]):
+            self._evict(prefix)
+        self.prefixes.add(Prefix(sequence.id, tokens, sequence.cells))
+        while self.num_cached_cells > self._max_cached and self._evict_oldest():
+            pass
+
+    # -- the step ---------------------------------------------------------------------------------
+
+    def lay_out_prompt(self, sequence: Sequence, count: int) -> list[BatchRow]:
+        """Rows for the next ``count`` known tokens of ``sequence``, whose cells it now holds."""
+        start = sequence.num_computed
+        sequence.cells += self._take_cells(count)
+        tokens = sequence.tokens[start : start + count]
+        return [BatchRow(t, start + i, (sequence.id,)) for i, t in enumerate(tokens)]
+
+    def lay_out(
+        self, trees: Iterable[tuple[Sequence, DraftTree]]
+    ) -> tuple[list[BatchRow], list[Placement]]:
+        """One batch of all trees: rows in node order, one sequence id per branch."""
+        rows: list[BatchRow] = []
+        placements = []
+        for sequence, tree in trees:
+            ids = self._branch_ids(sequence, tree.shape.num_branches)
+            cells = self._take_cells(len(tree))
+            placements.append(Placement(sequence, tree, len(rows), cells, ids))
+            start, shape = sequence.num_computed, tree.shape
+            rows += [
+                BatchRow(token, start + depth, [ids[branch] for branch in branches])
+                for token, depth, branches in zip(
+                    tree.tokens, shape.depths, shape.branches, strict=True
+                )
+            ]
+        return rows, placements
+
+    def commit(self, kept: list[tuple[Placement, tuple[int, ...]]]) -> None:
+        """Keep the accepted path of every tree, park or free the rest.
+
+        Args:
+            kept: for each placement of a batch the nodes to keep, root first.
+        """
+        last_kept = max(placement.first_row + path[-1] for placement, path in kept)
+        for placement, path in kept:
+            if len(path) < len(placement.tree):
+                self._reject(placement, path, last_kept - placement.first_row)
+            placement.sequence.cells += [placement.cells[node] for node in path]
+        if len(self._trash) > self._max_trash:
+            self.empty_trash()
+
+    def _reject(self, placement: Placement, path: tuple[int, ...], last_kept: int) -> None:
+        """Take the nodes off ``path`` away; those before node ``last_kept`` go to the trash."""
+        sequence, tree, ids = placement.sequence, placement.tree, placement.branch_ids
+        start, branches = placement.start, tree.shape.branches
+        winner = branches[path[-1]][0]
+        rejected = sorted(set(range(len(tree))).difference(path))
+        for node in rejected:
+            if node < last_kept:
+                position = start + tree.shape.depths[node]
+                self._backend.share(ids[branches[node][0]], TRASH, position, position + 1)
+        common = [sum(branch in branches[node] for node in path) for branch in range(len(ids))]
+        for branch, sequence_id in enumerate(ids):
+            self._backend.remove(sequence_id, start + common[branch])
+        if winner:
+            self._backend.share(ids[winner], sequence.id, start + common[0], start + len(path))
+        for side, length in zip(sequence.sides, common[1:], strict=False):
+            side.synced = start + length
+        self._trash += [placement.cells[node] for node in rejected if node < last_kept]
+        self.cells.drop(placement.cells[node] for node in rejected if node > last_kept)
+
+    def undo(self, placements: Iterable[Placement]) -> None:
+        """Free the cells of a batch that failed; its sequences must be released next."""
+        for placement in placements:
+            for sequence_id in placement.branch_ids:
+                self._backend.remove(sequence_id, placement.start)
+            self.cells.drop(placement.cells)
+
+    # -- ids and cells ----------------------------------------------------------------------------
+
+    def _branch_ids(self, sequence: Sequence, count: int) -> list[int]:
+        """Main and side ids for ``count`` branches, all holding what the request has computed."""
+        while len(sequence.sides) < count - 1:
+            sequence.sides.append(Side(self._take_id()))
+        for side in sequence.sides[: count - 1]:
+            if side.synced < sequence.num_computed:
+                self._backend.share(sequence.id, side.id, side.synced, sequence.num_computed)
+                side.synced = sequence.num_computed
+        return [sequence.id, *(side.id for side in sequence.sides[: count - 1])]
+
+    def _take_id(self) -> int:
+        if not self._free_ids:
+            evicted = self._evict_oldest()
+            assert evicted, "no sequence id left; the scheduler must not ask"
+        return self._free_ids.pop()
+
+    def _give_back(self, sequence_id: int) -> None:
+        self._backend.remove(sequence_id)
+        self._free_ids.append(sequence_id)
+
+    def _take_cells(self, count: int) -> list[int]:
+        if self.cells.num_free < count:
+            self.empty_trash()
+        while self.cells.num_free < count and self._evict_oldest():
+            pass
+        return self.cells.take(count)
+
+    def _evict_oldest(self) -> bool:
+        prefix = self.prefixes.oldest()
+        if prefix is not None:
+            self._evict(prefix)
+        return prefix is not None
+
+    def _evict(self, prefix: Prefix) -> None:
+        self.prefixes.remove(prefix)
+        self._give_back(prefix.id)
+        self.cells.drop(prefix.cells)
+
+    def empty_trash(self) -> None:
+        """Free the rejected cells that were kept in place."""
+        if self._trash:
+            self._backend.remove(TRASH)
+            self.cells.drop(self._trash)
+            self._trash.clear()
+
+    def forget_prefixes(self) -> None:
+        """Evict every cached prefix."""
+        while self._evict_oldest():
+            pass
+
+    # -- proof ------------------------------------------------------------------------------------
+
+    def check_integrity(self) -> None:
+        """Assert that cells and ids used + free = total and that the backend agrees."""
+        self.cells.check(
+            [
+                self._trash,
+                *(sequence.cells for sequence in self._running),
+                *(prefix.cells for prefix in self.prefixes),
+            ]
+        )
+        held = {s.id: s.num_computed for s in self._running}
+        held |= {side.id: side.synced for s in self._running for side in s.sides}
+        held |= {prefix.id: len(prefix.tokens) for prefix in self.prefixes}
+        ids = [TRASH, *held, *self._free_ids]
+        assert sorted(ids) == list(range(self._backend.max_sequences)), "ids lost or held twice"
+        for sequence_id, length in held.items():
+            assert self._backend.last_position(sequence_id) == length - 1
+        for sequence_id in self._free_ids:
+            assert self._backend.last_position(sequence_id) == -1
+        assert self._trash or self._backend.last_position(TRASH) == -1
