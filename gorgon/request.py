@@ -98,6 +98,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     speculation: SpeculationParams = field(default_factory=SpeculationParams)
     ignore_eos: bool = False
+    reuse_prefix: bool = True
 
     def __post_init__(self) -> None:
         _check(len(self.prompt_ids) > 0, "prompt", "at least one token")

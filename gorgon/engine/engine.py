@@ -17,7 +17,7 @@ from gorgon.engine.pool import Placement, SequencePool
 from gorgon.engine.scheduler import Scheduler, Waiting
 from gorgon.engine.sequence import Sequence
 from gorgon.errors import GorgonError, RequestError
-from gorgon.request import FinishReason, Request, StepResult
+from gorgon.request import FinishReason, Request, RequestStats, StepResult
 from gorgon.speculation.acceptance import (
     Accepted,
     accept_lossless,
@@ -79,14 +79,14 @@ class Engine:
         shape = self._drafter.shape_for(request.speculation)
         self.scheduler.enqueue(Waiting(request, shape, time.perf_counter()))
 
-    def cancel(self, request_id: str) -> None:
-        """Forget a request at once, its cells included; unknown ids are ignored."""
-        if self.scheduler.drop_waiting(request_id):
-            return
+    def cancel(self, request_id: str) -> RequestStats | None:
+        """End a request at once; what it cost, or None if it was not running."""
+        self.scheduler.drop_waiting(request_id)
         for sequence in self.scheduler.running:
             if sequence.request.id == request_id:
                 self._end(sequence, keep=True)
-                return
+                return sequence.stats()
+        return None
 
     def step(self) -> list[StepResult]:
         """One forward pass; what it gave to each request that took part.
@@ -117,7 +117,7 @@ class Engine:
 
     def _start(self, waiting: Waiting) -> Sequence:
         request, now = waiting.request, time.perf_counter()
-        sequence_id, cells = self.pool.acquire(request.prompt_ids)
+        sequence_id, cells = self.pool.acquire(request.prompt_ids, request.reuse_prefix)
         sequence = Sequence(
             request=request,
             sampler=self.backend.make_sampler(request.sampling, request.prompt_ids),

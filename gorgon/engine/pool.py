@@ -78,12 +78,12 @@ class SequencePool:
 
     # -- admission and release ------------------------------------------------------------------
 
-    def acquire(self, prompt: tuple[int, ...]) -> tuple[int, list[int]]:
-        """A main id for a request and the cells of its longest cached prefix.
+    def acquire(self, prompt: tuple[int, ...], reuse: bool = True) -> tuple[int, list[int]]:
+        """A main id for a request and, with ``reuse``, the cells of its longest cached prefix.
 
         At least one prompt token is left to compute, because its output is needed.
         """
-        prefix, length = self.prefixes.longest(prompt[:-1])
+        prefix, length = self.prefixes.longest(prompt[:-1] if reuse else ())
         if prefix is not None:
             self.prefixes.touch(prefix)
         sequence_id = self._take_id()

@@ -57,7 +57,6 @@ class Context:
         params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
         params.kv_unified = True
         params.embeddings = True
-        params.pooling_type = 0
         params.no_perf = True
         return params
 

@@ -1,0 +1,75 @@
+"""From settings to an engine that is warm: model, heads, a first generation, a yardstick."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from gorgon.config import EngineSettings
+from gorgon.engine.engine import Engine
+from gorgon.engine.plain_step import PlainStep, measure_plain_step
+from gorgon.llama.backend import LlamaBackend
+from gorgon.llama.model import Model
+from gorgon.request import Request
+
+logger = logging.getLogger("gorgon.engine")
+
+_WARM_UP_TEXT = (
+    "The sun rises in the east and sets in the west. The sun rises in the east and sets in the"
+)
+_WARM_UP_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An engine with what a front end needs beside it.
+
+    ``model`` is used by other threads for its vocabulary only, which never changes.
+    """
+
+    engine: Engine
+    backend: LlamaBackend
+    model: Model
+    plain_step: PlainStep
+
+
+def load(settings: EngineSettings) -> Loaded:
+    """Load, warm up and measure.
+
+    Raises:
+        ModelError: when the model cannot be loaded or served.
+        HeadsError: when the heads cannot be loaded or belong to another model.
+    """
+    began = time.perf_counter()
+    backend = LlamaBackend(settings)
+    plain_step = measure_plain_step(backend)
+    engine = Engine(backend, settings)
+    prompt = backend.model.tokenize(_WARM_UP_TEXT, add_special=True, parse_special=False)
+    warm_up(engine, prompt)
+    logger.info(
+        "%s loaded in %.1f s, one token in %.1f ms",
+        backend.model.info.name,
+        time.perf_counter() - began,
+        plain_step.at(32) * 1e3,
+    )
+    return Loaded(engine, backend, backend.model, plain_step)
+
+
+def warm_up(engine: Engine, prompt: list[int]) -> None:
+    """Generate a little, warn about heads that never agree, and leave the cache empty."""
+    engine.submit(Request("warm-up", tuple(prompt), _WARM_UP_TOKENS, ignore_eos=True))
+    drafted = accepted = 0
+    while engine.has_work:
+        for result in engine.step():
+            if result.error is not None:
+                raise result.error
+            if result.stats is not None:
+                drafted, accepted = result.stats.drafted, result.stats.accepted
+    engine.pool.forget_prefixes()
+    if drafted and not accepted:
+        logger.warning(
+            "the heads agreed with the model on 0 of %d drafts: they fit its size but are "
+            "probably made for another model; train heads for this one",
+            drafted,
+        )

@@ -1,0 +1,184 @@
+"""The one thread that owns model and cache; everyone else sends it notes.
+
+    front end                          worker thread
+    submit(request, sink)  --inbox-->  load, then: read inbox, step, hand results to sinks
+    cancel(id)             --inbox-->
+
+Sinks are called on the worker thread and must only pass the result on (to an event loop, a
+queue). Every submitted request gets exactly one result with ``finish`` set, whatever happens.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from gorgon.engine.engine import Engine
+from gorgon.errors import DecodeError, GorgonError, NotReadyError
+from gorgon.request import FinishReason, Request, StepResult
+
+logger = logging.getLogger("gorgon.engine")
+
+Sink = Callable[[StepResult], None]
+
+
+class WorkerState(enum.StrEnum):
+    """Where the worker is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Worker:
+    """Runs an engine on its own thread.
+
+    Args:
+        load: makes the engine; called on the worker thread.
+        close: frees what ``load`` made; called on the worker thread at the end.
+    """
+
+    def __init__(self, load: Callable[[], Engine], close: Callable[[Engine], None]) -> None:
+        self._load, self._close = load, close
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._sinks: dict[str, Sink] = {}
+        self._thread = threading.Thread(target=self._run, name="gorgon-engine", daemon=True)
+        self._loaded = threading.Event()
+        self.state = WorkerState.LOADING
+        self.error: Exception | None = None
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for reading what never changes; its methods belong to the worker thread.
+
+        Raises:
+            NotReadyError: before it is loaded.
+        """
+        if self._engine is None:
+            raise NotReadyError(f"the model is not there ({self.state}); try again later")
+        return self._engine
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not got their last result yet."""
+        return len(self._sinks)
+
+    def start(self) -> None:
+        """Start loading; returns at once."""
+        self._thread.start()
+
+    def wait_loaded(self, timeout: float | None = None) -> None:
+        """Wait until the engine can serve.
+
+        Raises:
+            GorgonError: when loading failed.
+        """
+        self._loaded.wait(timeout)
+        if self.error is not None:
+            raise self.error
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Hand a request over; every outcome, refusals included, reaches ``sink``.
+
+        Raises:
+            NotReadyError: unless the worker is ready.
+        """
+        if self.state is not WorkerState.READY:
+            raise NotReadyError(f"not serving ({self.state}); try again later")
+        self._inbox.put(lambda: self._accept(request, sink))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; its sink gets a last result if it was still open."""
+        self._inbox.put(lambda: self._cancel(request_id))
+
+    def drain(self) -> None:
+        """Take no new requests; running ones finish."""
+        if self.state is WorkerState.READY:
+            self.state = WorkerState.DRAINING
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Cancel what runs, free everything and end the thread."""
+        self.drain()
+        self._inbox.put(self._stop)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    # -- on the worker thread ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._engine = self._load()
+        except Exception as error:
+            self.error, self.state = error, WorkerState.FAILED
+            if not isinstance(error, GorgonError):
+                logger.exception("loading failed")
+            self._loaded.set()
+            return
+        self.state = WorkerState.READY
+        self._loaded.set()
+        while self.state is not WorkerState.STOPPED:
+            self._read_inbox()
+            self._step()
+        self._close(self._engine)
+
+    def _read_inbox(self) -> None:
+        """Do everything that was asked for; sleep only when there is nothing else to do."""
+        if not self.engine.has_work:
+            self._inbox.get()()
+        while True:
+            try:
+                note = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            note()
+
+    def _step(self) -> None:
+        if not self.engine.has_work:
+            return
+        try:
+            results = self.engine.step()
+        except Exception as error:
+            logger.exception("a step failed; its requests are dropped and the cache is emptied")
+            failure = DecodeError(f"the engine failed: {error}")
+            results = self.engine.fail_all(failure)
+        for result in results:
+            self._deliver(result)
+
+    def _accept(self, request: Request, sink: Sink) -> None:
+        self._sinks[request.id] = sink
+        try:
+            self.engine.submit(request)
+        except Exception as error:
+            if not isinstance(error, GorgonError):
+                logger.exception("request %s could not be queued", request.id)
+            self._deliver(StepResult(request.id, finish=FinishReason.ERROR, error=error))
+
+    def _cancel(self, request_id: str) -> None:
+        if request_id in self._sinks:
+            stats = self.engine.cancel(request_id)
+            self._deliver(StepResult(request_id, finish=FinishReason.CANCELLED, stats=stats))
+
+    def _deliver(self, result: StepResult) -> None:
+        sink = self._sinks.get(result.request_id)
+        if sink is None:
+            return
+        if result.finish:
+            del self._sinks[result.request_id]
+        try:
+            sink(result)
+        except Exception:
+            logger.exception("request %s: its client is gone", result.request_id)
+            if not result.finish:
+                del self._sinks[result.request_id]
+                self.engine.cancel(result.request_id)
+
+    def _stop(self) -> None:
+        for request_id in list(self._sinks):
+            self._cancel(request_id)
+        self.state = WorkerState.STOPPED

@@ -1,0 +1,180 @@
+"""From a wire request to the engine and back, on the event loop's side of the fence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gorgon.engine.load import Loaded
+from gorgon.engine.worker import Worker
+from gorgon.errors import GorgonError, RequestError
+from gorgon.request import FinishReason, Mode, Request, RequestStats, StepResult
+from gorgon.server.schemas import CompareResponse, GenerateRequest, GenerateResponse
+from gorgon.server.text import ChatPrompt, Message, TextStream
+
+_POLL_SECONDS = 0.1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished generation."""
+
+    text: str
+    num_tokens: int
+    finish: FinishReason
+    stats: RequestStats
+
+
+class Generator:
+    """Serves generations of one loaded model."""
+
+    def __init__(self, worker: Worker, loaded: Loaded) -> None:
+        self._worker, self._loaded = worker, loaded
+        self._chat = ChatPrompt(loaded.model, loaded.model.info.chat_template)
+
+    def encode(self, body: GenerateRequest) -> tuple[int, ...]:
+        """Prompt token ids.
+
+        Raises:
+            RequestError: when there is no token in it.
+        """
+        if body.chat:
+            return tuple(self._chat.encode([Message("user", body.prompt)]))
+        ids = self._loaded.model.tokenize(body.prompt, add_special=True, parse_special=False)
+        if not ids:
+            raise RequestError("prompt is empty; write some text", "prompt")
+        return tuple(ids)
+
+    async def run(
+        self, body: GenerateRequest, mode: Mode, *, reuse_prefix: bool = True
+    ) -> Generation:
+        """Generate to the end; cancelling the awaiting task cancels the request.
+
+        Raises:
+            GorgonError: what the engine answers to a request that it cannot serve.
+        """
+        request = Request(
+            id=uuid.uuid4().hex,
+            prompt_ids=self.encode(body),
+            max_tokens=body.max_length,
+            sampling=body.sampling(),
+            speculation=body.speculation(mode),
+            reuse_prefix=reuse_prefix,
+        )
+        stream, parts = TextStream(self._loaded.model, body.stop), []
+        finish, stats = FinishReason.CANCELLED, RequestStats()
+        async for result in self.results(request):
+            parts += stream.push(result.tokens)
+            if stream.stopped:
+                self._worker.cancel(request.id)
+            if result.finish is not None:
+                finish, stats = result.finish, result.stats or stats
+        parts.append(stream.flush())
+        if stream.stopped:
+            finish = FinishReason.STOP
+        return Generation("".join(parts), stream.num_tokens, finish, stats)
+
+    async def results(self, request: Request) -> AsyncIterator[StepResult]:
+        """The engine's results for ``request``, the last one included.
+
+        Leaving the iteration early cancels the request.
+        """
+        loop = asyncio.get_running_loop()
+        results: asyncio.Queue[StepResult] = asyncio.Queue()
+        self._worker.submit(request, lambda result: _post(loop, lambda: results.put_nowait(result)))
+        finished = False
+        try:
+            while not finished:
+                result = await results.get()
+                finished = result.finish is not None
+                if result.error is not None:
+                    raise result.error
+                yield result
+        finally:
+            if not finished:
+                self._worker.cancel(request.id)
+
+    async def generate(self, body: GenerateRequest, mode: Mode) -> GenerateResponse:
+        """One generation as it goes over the wire."""
+        generation = await self.run(body, mode)
+        return describe(generation, self.plain_time(generation), mode)
+
+    async def compare(self, body: GenerateRequest) -> CompareResponse:
+        """Normal, then Medusa, each from an empty prefix so that neither has a head start."""
+        quiet = self._worker.num_open == 0
+        normal = await self.run(body, "normal", reuse_prefix=False)
+        medusa = await self.run(body, "medusa", reuse_prefix=False)
+        quiet = quiet and normal.stats.max_batch <= 1 and medusa.stats.max_batch <= 1
+        plain = _speed(normal)
+        answer = describe(medusa, medusa.num_tokens / plain if plain else 0.0, "medusa")
+        return CompareResponse(
+            normal=describe(normal, 0.0, "normal"),
+            medusa=answer,
+            speedup=answer.speedup_factor,
+            same_text=normal.text == medusa.text,
+            quiet=quiet,
+        )
+
+    def plain_time(self, generation: Generation) -> float:
+        """Seconds that plain decoding would have taken here, by its measured step time."""
+        stats = generation.stats
+        if not generation.num_tokens:
+            return 0.0
+        context = stats.prompt_tokens + generation.num_tokens // 2
+        step = self._loaded.plain_step.at(context)
+        return stats.prefill_time + (generation.num_tokens - 1) * step
+
+
+def describe(generation: Generation, plain_time: float, mode: Mode) -> GenerateResponse:
+    """The wire form of a generation; ``plain_time`` is what the speed-up is measured against."""
+    stats, count = generation.stats, generation.num_tokens
+    duration = stats.prefill_time + stats.decode_time
+    return GenerateResponse(
+        text=generation.text,
+        generation_time=duration,
+        tokens_generated=count,
+        tokens_per_second=_speed(generation),
+        speedup_factor=1.0 if mode == "normal" or not duration else plain_time / duration,
+        acceptance_rate=100 * stats.accepted / stats.drafted if stats.drafted else None,
+        finish_reason=generation.finish,
+        prompt_tokens=stats.prompt_tokens,
+        cached_tokens=stats.cached_tokens,
+        steps=stats.steps,
+        tokens_per_step=count / stats.steps if stats.steps else 0.0,
+        drafted=stats.drafted,
+        accepted=stats.accepted,
+        accepted_by_depth=list(stats.accepted_by_depth),
+        drafted_by_depth=list(stats.drafted_by_depth),
+        queue_time=stats.queue_time,
+        prefill_time=stats.prefill_time,
+        decode_time=stats.decode_time,
+    )
+
+
+async def unless_gone(work: Awaitable[T], is_gone: Callable[[], Awaitable[bool]]) -> T | None:
+    """Await ``work``, or cancel it and give None as soon as the client is gone."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.wait([task], timeout=_POLL_SECONDS)
+        if not task.done() and await is_gone():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, GorgonError):
+                await task
+            return None
+    return task.result()
+
+
+def _speed(generation: Generation) -> float:
+    duration = generation.stats.prefill_time + generation.stats.decode_time
+    return generation.num_tokens / duration if duration else 0.0
+
+
+def _post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Run ``callback`` on the loop; a loop that is closed has nobody left to tell."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)

@@ -1,0 +1,160 @@
+"""Text around token ids: chat prompts, UTF-8-safe streams, stop strings. No HTTP here."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jinja2
+import jinja2.sandbox
+
+from gorgon.errors import ModelError, RequestError
+
+VICUNA_TEMPLATE = (
+    "{% set ns = namespace(system='A chat between a curious user and an artificial intelligence "
+    "assistant. The assistant gives helpful, detailed, and polite answers to the user\\'s "
+    "questions.') %}"
+    "{% for m in messages %}{% if m.role == 'system' %}{% set ns.system = m.content %}"
+    "{% endif %}{% endfor %}{{ ns.system }}"
+    "{% for m in messages %}{% if m.role == 'user' %}{{ ' USER: ' + m.content }}"
+    "{% elif m.role == 'assistant' %}{{ ' ASSISTANT: ' + m.content + '</s>' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+
+
+class Vocabulary(Protocol):
+    """What this module needs of a model."""
+
+    @property
+    def bos(self) -> int | None:
+        """The beginning-of-sequence token."""
+
+    @property
+    def eos(self) -> int | None:
+        """The end-of-sequence token."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text."""
+
+    def piece(self, token: int) -> bytes:
+        """Bytes that a token adds."""
+
+    def control_text(self, token: int) -> str:
+        """The written form of a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class ChatPrompt:
+    """Renders chats with a model's own template, in Jinja's sandbox.
+
+    Raises:
+        ModelError: when the template does not parse.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, template: str | None) -> None:
+        self._vocabulary = vocabulary
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True
+        )
+        environment.globals["raise_exception"] = _refuse
+        try:
+            self._template = environment.from_string(template or VICUNA_TEMPLATE)
+        except jinja2.TemplateError as error:
+            raise ModelError(f"the model's chat template is broken: {error}") from error
+
+    def render(self, messages: Iterable[Message]) -> str:
+        """The prompt text, up to where the assistant's answer begins.
+
+        Raises:
+            RequestError: when the template refuses the messages.
+        """
+        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            return self._template.render(
+                messages=turns,
+                add_generation_prompt=True,
+                bos_token=self._text(self._vocabulary.bos),
+                eos_token=self._text(self._vocabulary.eos),
+            )
+        except jinja2.TemplateError as error:
+            raise RequestError(f"the chat template refuses this: {error}", "messages") from error
+
+    def encode(self, messages: Iterable[Message]) -> list[int]:
+        """Token ids of ``render(messages)``, BOS added only where the text has none."""
+        text = self.render(messages)
+        bos = self._text(self._vocabulary.bos)
+        add = not (bos and text.startswith(bos))
+        return self._vocabulary.tokenize(text, add_special=add, parse_special=True)
+
+    def _text(self, token: int | None) -> str:
+        return "" if token is None else self._vocabulary.control_text(token)
+
+
+class TextStream:
+    """Tokens in, text out: whole characters only, and nothing that a stop string removes.
+
+    Text that may still turn out to be the beginning of a stop string is held back.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str] = ()) -> None:
+        self._piece = vocabulary.piece
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = tuple(stop)
+        self._held = ""
+        self.stopped = False
+        self.num_tokens = 0
+
+    def push(self, tokens: Sequence[int]) -> list[str]:
+        """The text that each token releases; tokens after a stop string are not counted."""
+        released = []
+        for token in tokens:
+            if self.stopped:
+                break
+            self.num_tokens += 1
+            self._held += self._decoder.decode(self._piece(token))
+            released.append(self._release())
+        return released
+
+    def flush(self) -> str:
+        """What was held back, when no more tokens come."""
+        if self.stopped:
+            return ""
+        self._held += self._decoder.decode(b"", final=True)
+        text = self._release()
+        rest, self._held = ("", "") if self.stopped else (self._held, "")
+        return text + rest
+
+    def _release(self) -> str:
+        found = min(
+            (at for at in map(self._held.find, self._stop) if at >= 0),
+            default=-1,
+        )
+        if found >= 0:
+            self.stopped = True
+            keep, self._held = self._held[:found], ""
+            return keep
+        safe = len(self._held) - self._num_suspect()
+        text, self._held = self._held[:safe], self._held[safe:]
+        return text
+
+    def _num_suspect(self) -> int:
+        """Length of the longest tail that begins a stop string."""
+        longest = min(len(self._held), max(map(len, self._stop), default=1) - 1)
+        for length in range(longest, 0, -1):
+            tail = self._held[-length:]
+            if any(stop.startswith(tail) for stop in self._stop):
+                return length
+        return 0
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
