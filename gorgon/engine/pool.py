@@ -86,6 +86,8 @@ class SequencePool:
         prefix, length = self.prefixes.longest(prompt[:-1] if reuse else ())
         if prefix is not None:
             self.prefixes.touch(prefix)
+        if not self.num_free_ids:
+            self._reclaim_side()
         sequence_id = self._take_id()
         if prefix is None or prefix not in self.prefixes:
             return sequence_id, []
@@ -206,6 +208,14 @@ class SequencePool:
             evicted = self._evict_oldest()
             assert evicted, "no sequence id left; the scheduler must not ask"
         return self._free_ids.pop()
+
+    def _reclaim_side(self) -> None:
+        """Free one id of the request that has most; between steps a side holds nothing of its own.
+
+        A main id must always be had: the scheduler admits fewer requests than there are ids.
+        """
+        owner = max(self._running, key=lambda sequence: len(sequence.sides))
+        self._give_back(owner.sides.pop().id)
 
     def _give_back(self, sequence_id: int) -> None:
         self._backend.remove(sequence_id)
