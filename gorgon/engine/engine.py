@@ -6,6 +6,7 @@ ids; text, HTTP and threads are elsewhere.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from gorgon.speculation.acceptance import (
     log_softmax,
 )
 from gorgon.speculation.tree import DraftTree, parse_paths
+
+logger = logging.getLogger("gorgon.engine")
 
 
 @dataclass(slots=True)
@@ -210,7 +213,10 @@ class Engine:
         return StepResult(sequence.request.id, accepted.tokens, depths, finish, stats)
 
     def _guess(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
-        """Run the heads once, on the last kept row of every request that will draft."""
+        """Run the heads once, on the last kept row of every request that will draft.
+
+        Failing heads cost drafts, not answers: the results of this step are already final.
+        """
         wanting = [
             (placement.sequence, placement.first_row + kept.path[-1])
             for placement, kept in zip(placements, accepted, strict=True)
@@ -221,7 +227,13 @@ class Engine:
         if not wanting:
             return
         began = time.perf_counter()
-        guesses = self.backend.propose(output.hidden[[row for _, row in wanting]])
+        try:
+            guesses = self.backend.propose(output.hidden[[row for _, row in wanting]])
+        except GorgonError as error:
+            logger.warning("the heads failed, so the next step drafts nothing: %s", error)
+            for sequence, _ in wanting:
+                sequence.guess_tokens = sequence.guess_probs = None
+            return
         for i, (sequence, _) in enumerate(wanting):
             sequence.guess_tokens, sequence.guess_probs = guesses.tokens[i], guesses.probs[i]
         self.times.heads += time.perf_counter() - began
