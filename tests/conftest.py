@@ -1,0 +1,29 @@
+"""What all tests share: reproducible hypothesis runs and no settings from the environment."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+# The default finds the same examples every time and knows no clock: a loaded machine changes
+# nothing. HYPOTHESIS_PROFILE=explore looks for new ones.
+hypothesis.settings.register_profile(
+    "same",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "explore", hypothesis.settings.get_profile("same"), derandomize=False, max_examples=2000
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_from_the_environment() -> None:
+    for name in [name for name in os.environ if name.startswith("GORGON_")]:
+        del os.environ[name]
