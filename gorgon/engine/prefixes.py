@@ -51,12 +51,15 @@ class PrefixCache:
         return next(iter(self._prefixes.values()), None)
 
     def longest(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
-        """The prefix that shares most leading tokens with ``tokens``, and how many."""
+        """The prefix that shares most leading tokens with ``tokens``, and how many.
+
+        Of several the most recently used: a system prompt that all share keeps no old one alive.
+        """
         wanted = np.asarray(tokens, np.int32)
         best, best_length = None, 0
         for prefix in self:
             length = common_length(prefix.tokens, wanted)
-            if length > best_length:
+            if length >= max(best_length, 1):
                 best, best_length = prefix, length
         return best, best_length
 
