@@ -6,6 +6,7 @@ Knows nothing of what is built; it reads the lines that ninja or make print.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Self, TextIO
 
 NINJA_STEP = re.compile(r"\s*\[(\d+)/(\d+)\] ")
 MAKE_STEP = re.compile(r"\s*\[\s*(\d+)%\] ")
-BAR_WIDTH = 30
+BAR_WIDTH = 20
 REDRAW_SECONDS = 0.5
 
 
@@ -72,8 +73,9 @@ class Task:
         self._progress.read(line)
         tenths = int(self._progress.fraction * 10)
         if not self._is_terminal and tenths > self._printed_tenths:
+            line_break = "" if self._printed_tenths else "\n"
             self._printed_tenths = tenths
-            self._write(f"\n  {tenths * 10:3} % after {self._elapsed()}")
+            self._write(f"{line_break}  {tenths * 10:3} % after {self._elapsed()}\n")
 
     def __enter__(self) -> Self:
         self._write(self.title + " ...")
@@ -92,7 +94,7 @@ class Task:
             self._drawer.join()
             self._write(f"\r\x1b[K{self.title} ...")
         elif self._printed_tenths:
-            self._write("\n ")
+            self._write(f"{self.title} ...")
         outcome = self._elapsed() if kind is None else f"failed after {self._elapsed()}"
         self._write(f" {outcome}\n")
 
@@ -103,7 +105,8 @@ class Task:
             if fraction:
                 filled = round(fraction * BAR_WIDTH)
                 bar = f" [{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {fraction:4.0%}"
-            self._write(f"\r\x1b[K{self.title}{bar} {self._elapsed()}")
+            line = f"{self.title}{bar} {self._elapsed()}"
+            self._write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
 
     def _elapsed(self) -> str:
         return format_seconds(time.monotonic() - self._started)

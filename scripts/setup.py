@@ -38,7 +38,6 @@ BASE_PYTHON = f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.versio
 LOGS = VENV / "setup"
 STAMP = LOGS / "stamp.json"
 UNFINISHED = LOGS / "unfinished"  # there while pip installs
-BUILD_NOTE = "from source, once (5 minutes on 2 cores)"
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another setup to leave {folder}", flush=True)
+            print(f"\nwaiting for another setup to leave {folder}", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -113,32 +112,31 @@ def make_environment(task: Task) -> None:
     """A new .venv; without pip where the system has pip but cannot put it into environments."""
     has_ensurepip = importlib.util.find_spec("ensurepip") is not None
     if not has_ensurepip and importlib.util.find_spec("pip") is None:
-        raise SetupError("Python cannot make environments (Debian: apt install python3-venv)")
+        raise SetupError("this Python lacks venv and pip (Debian: apt install python3-venv)")
     shutil.rmtree(VENV, ignore_errors=True)
     options = [] if has_ensurepip else ["--without-pip"]
     command = [BASE_PYTHON, "-m", "venv", *options, str(VENV)]
     run(command, LOGS / "environment.log", task.read)
 
 
-def pip_install(task: Task, *arguments: str | Path) -> None:
+def pip_install(task: Task, log: str, *arguments: str | Path) -> None:
     """Install exactly what is named, without dependencies, into .venv."""
     pip = [str(PYTHON), "-m", "pip"]
     if not (VENV / "bin" / "pip").exists():
         pip = [BASE_PYTHON, "-m", "pip", "--python", str(PYTHON)]
-    log = LOGS / f"{task.title.split()[0]}.log"
     UNFINISHED.touch()
     try:
-        run([*pip, "install", "--no-deps", *map(str, arguments)], log, task.read)
+        run([*pip, "install", "--no-deps", *map(str, arguments)], LOGS / log, task.read)
     except SetupError:
         UNFINISHED.unlink()  # pip has put back what it had changed
         raise
     UNFINISHED.unlink()
 
 
-def install_locked(task: Task, *locks: Path) -> None:
+def install_locked(task: Task, log: str, *locks: Path) -> None:
     """Install the wheels that the lock files pin; nothing is ever built here."""
     files = [part for lock in locks for part in ("-r", lock)]
-    pip_install(task, "--require-hashes", "--only-binary=:all:", *files)
+    pip_install(task, log, "--require-hashes", "--only-binary=:all:", *files)
 
 
 def install_llama(task: Task, key: str) -> None:
@@ -149,12 +147,13 @@ def install_llama(task: Task, key: str) -> None:
         wheel = llama_wheel.find_wheel(folder) or llama_wheel.build_wheel(
             folder, PYTHON, LOCKS / "llama.txt", task.read
         )
-    pip_install(task, "--no-index", "--force-reinstall", wheel)
+    pip_install(task, "llama.log", "--no-index", "--force-reinstall", wheel)
 
 
 def install_project(task: Task) -> None:
     """Link the project into .venv, its native part built with the tools already there."""
-    pip_install(task, "--no-index", "--no-build-isolation", "--verbose", "--editable", ROOT)
+    options = ["--no-index", "--no-build-isolation", "--verbose"]
+    pip_install(task, "project.log", *options, "--editable", ROOT)
 
 
 def make_stages(dev: bool) -> list[Stage]:
@@ -170,11 +169,11 @@ def make_stages(dev: bool) -> list[Stage]:
             "build",
             "build tools",
             (digest_files(build),),
-            lambda task: install_locked(task, build),
+            lambda task: install_locked(task, "build.log", build),
         ),
         Stage(
             "llama",
-            f"llama-cpp-python {key}" + (f" {BUILD_NOTE}" if to_build else ""),
+            "llama.cpp, built once (5 minutes on 2 cores)" if to_build else "llama.cpp",
             (key,),
             lambda task: install_llama(task, key),
         ),
@@ -182,7 +181,7 @@ def make_stages(dev: bool) -> list[Stage]:
             "packages",
             "packages and the embedded model",
             (digest_files(packages, model), digest_files(everything, model)),
-            lambda task: install_locked(task, packages, model),
+            lambda task: install_locked(task, "packages.log", packages, model),
         ),
         Stage("project", "gorgon", (f"{project} {key}",), install_project),
     ]

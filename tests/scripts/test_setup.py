@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
+import setup
 from command import SetupError, run
 from llama_wheel import find_wheel, read_cpu_flags, wheel_key
 from progress import Progress, Task, format_seconds
-from setup import digest_files, locked, read_stamp, write_stamp
+from setup import Stage, digest_files, locked, read_stamp, write_stamp
 
 LOCK = "llama-cpp-python==1.2.3 \\\n    --hash=sha256:abc\n"
 
@@ -87,7 +89,7 @@ def test_task_adds_a_line_every_tenth_outside_a_terminal() -> None:
     assert [line.split(" % ")[0].strip() for line in lines[1:-1]] == [
         str(percent) for percent in range(10, 101, 10)
     ]
-    assert lines[-1].strip() == "0.0 s"
+    assert lines[-1] == "building ... 0.0 s"
 
 
 def test_task_says_that_it_failed() -> None:
@@ -155,3 +157,60 @@ def test_locked_waits_for_nobody_when_free(
         with locked(tmp_path):
             pass
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stages `first` and `second` in place of the real ones; holds what ran."""
+    ran: list[str] = []
+
+    def make_environment(task: Task) -> None:
+        ran.append("environment")
+
+    def make_stages(dev: bool) -> list[Stage]:
+        return [
+            Stage(name, name, (f"{name} {dev}", f"{name} True"), partial(work, name))
+            for name in ("first", "second")
+        ]
+
+    def work(name: str, task: Task) -> None:
+        ran.append(name)
+        if "fail" in ran and name == "second":
+            raise SetupError("no")
+
+    monkeypatch.setattr(setup, "STAMP", tmp_path / "stamp.json")
+    monkeypatch.setattr(setup, "UNFINISHED", tmp_path / "unfinished")
+    monkeypatch.setattr(setup, "describe_environment", lambda: "3.11")
+    monkeypatch.setattr(setup, "make_environment", make_environment)
+    monkeypatch.setattr(setup, "make_stages", make_stages)
+    return ran
+
+
+def test_second_setup_does_nothing(done: list[str]) -> None:
+    setup.set_up(dev=False)
+    setup.set_up(dev=False)
+    assert done == ["environment", "first", "second"]
+
+
+def test_development_setup_also_serves(done: list[str]) -> None:
+    setup.set_up(dev=False)
+    setup.set_up(dev=True)
+    setup.set_up(dev=False)
+    assert done == ["environment", "first", "second", "first", "second"]
+
+
+def test_setup_resumes_at_the_failed_stage(done: list[str]) -> None:
+    done.append("fail")
+    with pytest.raises(SetupError):
+        setup.set_up(dev=False)
+    done.clear()
+    setup.set_up(dev=False)
+    assert done == ["second"]
+
+
+def test_setup_starts_anew_after_pip_was_killed(done: list[str]) -> None:
+    setup.set_up(dev=False)
+    done.clear()
+    setup.UNFINISHED.touch()
+    setup.set_up(dev=False)
+    assert done == ["environment", "first", "second"]
