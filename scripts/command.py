@@ -57,7 +57,8 @@ def run(
             raise
     if code != 0:
         tail = log.read_text(encoding="utf-8").splitlines()[-TAIL_LINES:]
-        raise SetupError("\n".join([*tail, f"the whole log: {log}"]))
+        said = ["a command failed; the end of its output:", *tail, f"the whole log: {log}"]
+        raise SetupError("\n".join(said))
 
 
 def stop(process: subprocess.Popen[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Self, TextIO
 
 NINJA_STEP = re.compile(r"\s*\[(\d+)/(\d+)\] ")
 MAKE_STEP = re.compile(r"\s*\[\s*(\d+)%\] ")
+MIN_STEPS = 5
 BAR_WIDTH = 20
 REDRAW_SECONDS = 0.5
 
@@ -29,7 +30,7 @@ class Progress:
     def read(self, line: str) -> None:
         """Take in one line of output; lines without a step count change nothing.
 
-        The run with the most steps counts: small ones before it (checks, configuring) do not.
+        The run with the most steps counts; short ones (trying the compiler) never do.
         """
         if match := NINJA_STEP.match(line):
             done, num_steps = int(match[1]), int(match[2])
@@ -37,10 +38,12 @@ class Progress:
             done, num_steps = int(match[1]), 100
         else:
             return
+        if num_steps < MIN_STEPS:
+            return
         if num_steps > self._num_steps:
             self._num_steps = num_steps
             self.fraction = done / num_steps
-        elif 0 < num_steps == self._num_steps:
+        elif num_steps == self._num_steps:
             self.fraction = max(self.fraction, done / num_steps)
 
 
