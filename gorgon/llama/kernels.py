@@ -1,0 +1,124 @@
+"""The native small-batch kernels: offered to ggml before the first model is loaded, or left out.
+
+Knows how the library is found, checked and registered; nothing of what it computes. Whatever does
+not fit (version, processor, a build without it) leaves llama.cpp as it is, with one log line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+logger = logging.getLogger("gorgon.kernels")
+
+LIBRARY = Path("_native") / "libgorgon_kernels.so"  # in the package; beside site-packages if editable
+
+# What native/ggml/ was taken from: internal structures of ggml, good for this version alone.
+LLAMA_CPP_PYTHON = "0.3.36"
+GGML_VERSION = "0.25.3"
+GGML_COMMIT = "0c1e570"
+
+# The names under which the wheel's libllama loads them: found among the loaded ones, never loaded twice.
+GGML_LIBRARIES = ("libggml-base.so.0", "libggml-cpu.so.0")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStatus:
+    """Whether the kernels are in place; ``reason`` says why not, or is "registered"."""
+
+    active: bool
+    isa: str | None
+    reason: str
+
+
+class _StayOut(Exception):
+    """Why the kernels are not to be used."""
+
+
+@functools.cache
+def load() -> KernelStatus:
+    """Register the kernels with ggml, once per process and before the first model is loaded.
+
+    ``GORGON_KERNELS=0`` keeps them out; ``GORGON_KERNELS_ISA`` (``avx512``, ``avxvnni``, ``avx2``)
+    forces an instruction set; ``GORGON_KERNELS_LIBRARY`` names another build of the library.
+    """
+    try:
+        isa = _register()
+    except (_StayOut, OSError) as error:
+        status = KernelStatus(active=False, isa=None, reason=str(error))
+        logger.info("llama.cpp's own kernels: %s", status.reason)
+    else:
+        status = KernelStatus(active=True, isa=isa, reason="registered")
+        logger.info("small-batch kernels registered: %s", isa)
+    return status
+
+
+def take(*, weights: bool, attention: bool) -> None:
+    """Choose what the kernels take over from now on, to compare them with llama.cpp's own.
+
+    Args:
+        weights: pack the weights of models loaded from now on.
+        attention: compute the attention of all models; change it only between two decodes.
+    """
+    if load().active:
+        _library().gorgon_kernels_take(weights, attention)
+
+
+@functools.cache
+def _library() -> Any:
+    path = _library_path()
+    library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    library.gorgon_kernels_register.restype = ctypes.c_char_p
+    library.gorgon_kernels_register.argtypes = [ctypes.c_char_p]
+    library.gorgon_kernels_take.restype = None
+    library.gorgon_kernels_take.argtypes = [ctypes.c_bool, ctypes.c_bool]
+    library.gorgon_kernels_buffer_type.restype = ctypes.c_void_p
+    library.gorgon_kernels_buffer_type.argtypes = []
+    return library
+
+
+def _library_path() -> Path:
+    named = os.environ.get("GORGON_KERNELS_LIBRARY")
+    packages = [Path(__file__).parent.parent, *(Path(entry) / "gorgon" for entry in sys.path)]
+    for path in [Path(named)] if named else [package / LIBRARY for package in packages]:
+        if path.exists():
+            return path
+    raise _StayOut("the native library was not built")
+
+
+def _register() -> str:
+    if os.environ.get("GORGON_KERNELS", "1") == "0":
+        raise _StayOut("GORGON_KERNELS=0")
+    _check_version()
+    wanted = os.environ.get("GORGON_KERNELS_ISA", "")
+    isa = _library().gorgon_kernels_register(wanted.encode())
+    if isa is None:
+        raise _StayOut(f"this processor does not run {wanted or 'any of AVX-512 VNNI, AVX2'}")
+    return bytes(isa).decode()
+
+
+def _check_version() -> None:
+    """Put ggml's symbols in reach of our library, and see that they are the known ones."""
+    if llama_cpp.__version__ != LLAMA_CPP_PYTHON:
+        raise _StayOut(
+            f"built for llama-cpp-python {LLAMA_CPP_PYTHON}, found {llama_cpp.__version__}"
+        )
+    if not hasattr(os, "RTLD_NOLOAD"):
+        raise _StayOut("this platform cannot look up loaded libraries")
+    base, _cpu = (
+        ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW | os.RTLD_GLOBAL)
+        for name in GGML_LIBRARIES
+    )
+    for function in (base.ggml_version, base.ggml_commit):
+        function.restype = ctypes.c_char_p
+    version, commit = base.ggml_version().decode(), base.ggml_commit().decode()
+    if version != GGML_VERSION or not (commit.startswith(GGML_COMMIT) or commit == "unknown"):
+        raise _StayOut(f"built for ggml {GGML_VERSION} {GGML_COMMIT}, found {version} {commit}")

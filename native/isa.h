@@ -1,0 +1,210 @@
+// The only place with intrinsics: vectors of LANES floats or ints, for the instruction set that
+// GORGON_ISA names (512: AVX-512 VNNI, 257: AVX2 with AVX-VNNI, 256: AVX2). Everything is local to
+// the including file, so that the linker can never mix code of two instruction sets.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+#define INLINE inline __attribute__((always_inline))
+
+#if GORGON_ISA == 512
+
+constexpr int LANES = 16;
+using Floats = __m512;
+using Ints = __m512i;  // 16 x i32, or 64 bytes
+
+INLINE Floats zero() { return _mm512_setzero_ps(); }
+INLINE Floats all(float x) { return _mm512_set1_ps(x); }
+INLINE Floats load(const float * p) { return _mm512_loadu_ps(p); }
+INLINE void store(float * p, Floats x) { _mm512_storeu_ps(p, x); }
+INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+INLINE Floats abs(Floats a) { return _mm512_abs_ps(a); }
+INLINE Floats round(Floats a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE Floats load_f16(const void * p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(p))); }
+INLINE Floats load_i8(const void * p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p)))); }
+INLINE Ints load_u8(const void * p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
+INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+INLINE Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }
+INLINE void store_i8(int8_t * p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a)); }
+INLINE int sum(Ints a) { return _mm512_reduce_add_epi32(a); }
+INLINE float largest(Floats a) { return _mm512_reduce_max_ps(a); }
+INLINE Floats power_of_two(Floats n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(to_ints(n), _mm512_set1_epi32(127)), 23)); }
+INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(limit), _CMP_GE_OQ), y); }
+
+INLINE Ints all(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE Ints load_bytes(const void * p) { return _mm512_loadu_si512(p); }
+INLINE Ints bits(Ints a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(mask))); }
+INLINE Ints either(Ints a, Ints b) { return _mm512_or_si512(a, b); }
+INLINE Ints plus(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+template <int N> INLINE Ints right(Ints a) { return N > 0 ? _mm512_srli_epi16(a, N) : _mm512_slli_epi16(a, -N); }  // then bits()
+
+// which of the 16 halves at p are not `value`, a bit each
+INLINE uint32_t differ16(const void * p, uint16_t value) {
+    return _mm256_cmpneq_epi16_mask(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
+}
+
+// LANES x LANES: out[j * out_stride + i] = in[i * in_stride + j]
+INLINE void transpose(const float * in, int in_stride, float * out, int out_stride) {
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = load(in + i * in_stride);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    const auto pd = [](__m512 x) { return _mm512_castps_pd(x); };
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(b[i]), pd(b[i + 2])));
+        a[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(b[i]), pd(b[i + 2])));
+        a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(b[i + 1]), pd(b[i + 3])));
+        a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(b[i + 1]), pd(b[i + 3])));
+    }
+    for (int i = 0; i < 4; i++) {  // a[4g + i] holds, in its four quarters, columns i, i+4, i+8, i+12 of rows 4g .. 4g+3
+        b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
+        b[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
+        b[i + 8] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
+        b[i + 12] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        store(out + i * out_stride, _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88));
+        store(out + (i + 8) * out_stride, _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd));
+        store(out + (i + 4) * out_stride, _mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0x88));
+        store(out + (i + 12) * out_stride, _mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0xdd));
+    }
+}
+
+#else
+
+constexpr int LANES = 8;
+using Floats = __m256;
+using Ints = __m256i;  // 8 x i32, or 32 bytes
+
+INLINE Floats zero() { return _mm256_setzero_ps(); }
+INLINE Floats all(float x) { return _mm256_set1_ps(x); }
+INLINE Floats load(const float * p) { return _mm256_loadu_ps(p); }
+INLINE void store(float * p, Floats x) { _mm256_storeu_ps(p, x); }
+INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+INLINE Floats abs(Floats a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+INLINE Floats round(Floats a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE Floats load_f16(const void * p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
+INLINE Floats load_i8(const void * p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p)))); }
+INLINE Ints load_u8(const void * p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p))); }
+INLINE Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
+INLINE Ints to_ints(Floats a) { return _mm256_cvtps_epi32(a); }
+INLINE void store_i8(int8_t * p, Ints a) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packs_epi16(words, words));
+}
+INLINE int sum(Ints a) {
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+INLINE float largest(Floats a) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+INLINE Floats power_of_two(Floats n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(to_ints(n), _mm256_set1_epi32(127)), 23)); }
+INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm256_and_ps(_mm256_cmp_ps(x, all(limit), _CMP_GE_OQ), y); }
+
+INLINE Ints all(int32_t x) { return _mm256_set1_epi32(x); }
+INLINE Ints load_bytes(const void * p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
+INLINE Ints bits(Ints a, int mask) { return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(mask))); }
+INLINE Ints either(Ints a, Ints b) { return _mm256_or_si256(a, b); }
+INLINE Ints plus(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+template <int N> INLINE Ints right(Ints a) { return N > 0 ? _mm256_srli_epi16(a, N) : _mm256_slli_epi16(a, -N); }  // then bits()
+
+INLINE uint32_t differ16(const void * p, uint16_t value) {
+    const __m256i equal = _mm256_cmpeq_epi16(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(equal), _mm256_extracti128_si256(equal, 1));
+    return ~_mm_movemask_epi8(bytes) & 0xFFFF;
+}
+
+INLINE void transpose(const float * in, int in_stride, float * out, int out_stride) {
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i++) a[i] = load(in + i * in_stride);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        store(out + i * out_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        store(out + (i + 4) * out_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+
+#endif
+
+// start + the dot products, in each lane, of 16 weights (4 planes, unsigned, at most LARGEST) and 16 activations
+#if GORGON_ISA == 512 || GORGON_ISA == 257
+
+constexpr bool SIGNED_Q8 = false;
+INLINE Ints dot4(Ints sum, Ints weights, int32_t x) {
+#    if GORGON_ISA == 512
+    return _mm512_dpbusd_epi32(sum, weights, all(x));
+#    else
+    return _mm256_dpbusd_avx_epi32(sum, weights, all(x));
+#    endif
+}
+template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int32_t * x) {
+    for (int i = 0; i < 4; i++) start = dot4(start, w[i], x[i]);
+    return start;
+}
+
+#else
+
+// AVX2 multiplies into 16 bits, two products added: 255 * 127 * 2 would overflow, so 8-bit weights
+// are taken as signed ones, with the sign moved over to the activation.
+constexpr bool SIGNED_Q8 = true;
+INLINE Ints widen(Ints a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
+template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int32_t * x) {
+    Ints p[4];
+    for (int i = 0; i < 4; i++) {
+        if constexpr (LARGEST == 255) {
+            const Ints s = _mm256_xor_si256(w[i], _mm256_set1_epi8(-128));
+            p[i] = _mm256_maddubs_epi16(_mm256_abs_epi8(s), _mm256_sign_epi8(all(x[i]), s));
+        } else {
+            p[i] = _mm256_maddubs_epi16(w[i], all(x[i]));
+        }
+    }
+    if constexpr (LARGEST == 255) {
+        return plus(start, plus(plus(widen(p[0]), widen(p[1])), plus(widen(p[2]), widen(p[3]))));
+    } else {
+        const Ints a = _mm256_add_epi16(p[0], p[1]), b = _mm256_add_epi16(p[2], p[3]);
+        if constexpr (LARGEST * 127 * 8 < 32768) return plus(start, widen(_mm256_add_epi16(a, b)));
+        static_assert(LARGEST == 255 || LARGEST * 127 * 4 < 32768);
+        return plus(start, plus(widen(a), widen(b)));
+    }
+}
+
+#endif
+
+
+// e^x for x <= 0, relative error below 1e-7; 0 below -87 (range reduction and minimax polynomial as in Cephes' expf)
+INLINE Floats exp_negative(Floats x) {
+    const Floats safe = max(x, all(-88.0f)), n = round(safe * all(1.44269504f));
+    Floats r = fma(n, all(-0.693359375f), safe);
+    r = fma(n, all(2.12194440e-4f), r);
+    Floats p = all(1.9875691500e-4f);
+    p = fma(p, r, all(1.3981999507e-3f));
+    p = fma(p, r, all(8.3334519073e-3f));
+    p = fma(p, r, all(4.1665795894e-2f));
+    p = fma(p, r, all(1.6666665459e-1f));
+    p = fma(p, r, all(5.0000001201e-1f));
+    p = fma(p, r * r, r + all(1.0f));
+    return zero_if_below(x, -87.0f, p * power_of_two(n));
+}
+
+}  // namespace

@@ -1,0 +1,5 @@
+#define GORGON_ISA 256
+#include "kernels.inc"
+#include "attention.inc"
+
+const Kernels KERNELS_AVX2 = {"avx2", quantize, bias, multiply, attention_scratch, attend};

@@ -1,0 +1,5 @@
+#define GORGON_ISA 512
+#include "kernels.inc"
+#include "attention.inc"
+
+const Kernels KERNELS_AVX512 = {"avx512", quantize, bias, multiply, attention_scratch, attend};

@@ -1,0 +1,5 @@
+#define GORGON_ISA 257
+#include "kernels.inc"
+#include "attention.inc"
+
+const Kernels KERNELS_AVXVNNI = {"avxvnni", quantize, bias, multiply, attention_scratch, attend};

@@ -1,0 +1,210 @@
+// Registration in ggml-cpu: a buffer type that packs the weights it knows when they are loaded, and
+// computes what becomes of them (products, embedding rows), and attention wherever its tensors lie.
+// ggml asks it first about every operation; what it does not claim goes to ggml's own code.
+#include "kernels.h"
+
+#include "ggml-backend-impl.h"
+#include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
+#include "traits.h"
+
+#include <cstring>
+
+namespace {
+
+const Kernels * kernels;
+bool            take_weights = true, take_attention = true;
+
+ggml_backend_buffer_type_t buffer_type();
+
+bool in_our_buffer(const ggml_tensor * t) {
+    return t && t->buffer && t->buffer->buft == buffer_type() && !t->view_src;
+}
+
+const Layout * known_layout(const ggml_tensor * w) {
+    const Layout * layout = find_layout(w->type);
+    const bool fits = layout && w->ne[2] == 1 && w->ne[3] == 1 && w->ne[0] % layout->columns == 0 && w->ne[1] % GROUP == 0 && ggml_is_contiguous(w);
+    return fits ? layout : nullptr;
+}
+
+bool on_host(const ggml_tensor * t) {
+    return !t->buffer || ggml_backend_buft_is_host(t->buffer->buft);
+}
+
+// ---- products ----------------------------------------------------------------------------------
+
+bool is_product(const ggml_tensor * op) {
+    const ggml_tensor * x = op->src[1];
+    return op->op == GGML_OP_MUL_MAT && in_our_buffer(op->src[0]) && known_layout(op->src[0]) && x->type == GGML_TYPE_F32 &&
+           x->nb[0] == sizeof(float) && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op) && on_host(x);
+}
+
+// Few activations: every thread quantises all of them for itself, which is cheaper than to wait for the others.
+constexpr int64_t FEW = 4096;
+
+struct Product : ggml::cpu::tensor_traits {
+    bool work_size(int num_threads, const ggml_tensor * op, size_t & size) override {
+        const int64_t count = ggml_nelements(op->src[1]);
+        size = count / BLOCK * sizeof(Activation) * (count <= FEW ? num_threads : 1);
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        const ggml_tensor *w = op->src[0], *x = op->src[1];
+        const int64_t columns = w->ne[0], groups = w->ne[1] / GROUP, n = ggml_nrows(x), blocks = columns / BLOCK;
+        const bool few = n * columns <= FEW;
+        auto * activations = reinterpret_cast<Activation *>(params->wdata) + (few ? params->ith * n * blocks : 0);
+        const int first = few ? 0 : params->ith, step = few ? 1 : params->nth;
+        // shares of all threads, by 512 columns at a time so that one long row is shared, too
+        constexpr int64_t SHARE = 512;
+        const int64_t shares = (columns + SHARE - 1) / SHARE;
+        for (int64_t s = first; s < n * shares; s += step) {
+            const int64_t j = s / shares, from = s % shares * SHARE, to = from + SHARE < columns ? from + SHARE : columns;
+            auto * row = static_cast<const char *>(x->data) + j % x->ne[1] * x->nb[1] + j / x->ne[1] % x->ne[2] * x->nb[2] + j / (x->ne[1] * x->ne[2]) * x->nb[3];
+            kernels->quantize(reinterpret_cast<const float *>(row) + from, to - from, kernels->bias(w->type), activations + j * blocks + from / BLOCK);
+        }
+        if (!few) ggml_barrier(params->threadpool);
+        kernels->multiply(w->type, w->data, columns, groups * params->ith / params->nth, groups * (params->ith + 1) / params->nth,
+                          activations, n, static_cast<float *>(op->data), w->ne[1]);
+        return true;
+    }
+} product;
+
+// ---- embedding rows ----------------------------------------------------------------------------
+
+bool is_rows(const ggml_tensor * op) {
+    const ggml_tensor * ids = op->src[1];
+    return op->op == GGML_OP_GET_ROWS && in_our_buffer(op->src[0]) && known_layout(op->src[0]) && ids->type == GGML_TYPE_I32 &&
+           ggml_is_contiguous(ids) && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op) && on_host(ids);
+}
+
+struct Rows : ggml::cpu::tensor_traits {
+    bool work_size(int, const ggml_tensor *, size_t & size) override {
+        size = 0;
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        const ggml_tensor * w = op->src[0];
+        const Layout & layout = *find_layout(w->type);
+        for (int64_t i = params->ith; i < ggml_nelements(op->src[1]); i += params->nth) {
+            const int32_t row = static_cast<const int32_t *>(op->src[1]->data)[i];
+            GGML_ASSERT(row >= 0 && row < w->ne[1]);
+            unpack_row(layout, w->ne[0], w->data, row, static_cast<float *>(op->data) + i * w->ne[0]);
+        }
+        return true;
+    }
+} rows;
+
+// ---- attention ---------------------------------------------------------------------------------
+
+bool is_cache(const ggml_tensor * t) {
+    return (t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_Q8_0) && t->nb[0] == ggml_type_size(t->type) && t->ne[3] == 1 &&
+           t->ne[0] % BLOCK == 0 && t->ne[0] <= MAX_HEAD_DIM && on_host(t);
+}
+
+bool is_attention(const ggml_tensor * op) {
+    if (op->op != GGML_OP_FLASH_ATTN_EXT) return false;
+    const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
+    float params[3];  // scale, max_bias, logit_softcap
+    std::memcpy(params, op->op_params, sizeof params);
+    return params[1] == 0 && params[2] == 0 && !op->src[4] && mask && mask->type == GGML_TYPE_F16 && mask->nb[0] == 2 && mask->ne[2] == 1 &&
+           mask->ne[3] == 1 && mask->ne[0] >= k->ne[1] && mask->ne[1] >= q->ne[1] && q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) &&
+           q->ne[3] == 1 && is_cache(k) && is_cache(v) && q->ne[0] == k->ne[0] && k->ne[1] == v->ne[1] && k->ne[2] == v->ne[2] &&
+           q->ne[2] % k->ne[2] == 0 && q->ne[2] / k->ne[2] <= MAX_HEAD_GROUP && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op) &&
+           k->ne[1] <= 1 << 24 && on_host(q) && on_host(mask);
+}
+
+Attention describe(const ggml_tensor * op) {
+    const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
+    const auto bytes = [](const ggml_tensor * t) { return static_cast<const char *>(t->data); };
+    Attention a{bytes(q), q->nb[1], q->nb[2], bytes(k), k->nb[1], k->nb[2], k->type, bytes(v), v->nb[1], v->nb[2], v->type,
+                bytes(mask), mask->nb[1], static_cast<float *>(op->data), static_cast<int>(q->ne[1]), static_cast<int>(q->ne[2]),
+                static_cast<int>(k->ne[2]), static_cast<int>(k->ne[1]), static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]), 0.0f};
+    std::memcpy(&a.scale, op->op_params, sizeof a.scale);
+    return a;
+}
+
+struct FewQueries : ggml::cpu::tensor_traits {
+    bool work_size(int num_threads, const ggml_tensor * op, size_t & size) override {
+        size = kernels->attention_scratch(describe(op), num_threads);
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        const auto barrier = [](void * pool) { ggml_barrier(static_cast<ggml_threadpool *>(pool)); };
+        kernels->attend(describe(op), {params->ith, params->nth, static_cast<char *>(params->wdata), barrier, params->threadpool});
+        return true;
+    }
+} few_queries;
+
+// ---- the buffer type ---------------------------------------------------------------------------
+
+struct Registration : ggml::cpu::extra_buffer_type {
+    bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
+        return take_weights && (is_product(op) || is_rows(op));
+    }
+
+    ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
+        switch (op->op) {
+            case GGML_OP_MUL_MAT: return is_product(op) ? &product : nullptr;
+            case GGML_OP_GET_ROWS: return is_rows(op) ? &rows : nullptr;
+            case GGML_OP_FLASH_ATTN_EXT: return take_attention && is_attention(op) ? &few_queries : nullptr;
+            default: return nullptr;
+        }
+    }
+};
+
+void set_tensor(ggml_backend_buffer_t, ggml_tensor * t, const void * data, size_t offset, size_t size) {
+    const Layout * layout = known_layout(t);
+    const size_t group = layout ? group_bytes(*layout, t->ne[0]) : 1;  // equal to the bytes of 16 unpacked rows
+    GGML_ASSERT(layout && offset % group == 0 && size % group == 0);
+    pack_rows(*layout, t->ne[0], size / group * GROUP, data, static_cast<char *>(t->data) + offset);
+}
+
+ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
+    ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+    if (buffer) {
+        buffer->buft = type;
+        buffer->iface.set_tensor = set_tensor;
+        buffer->iface.get_tensor = nullptr;
+        buffer->iface.cpy_tensor = nullptr;
+    }
+    return buffer;
+}
+
+ggml_backend_buffer_type_t buffer_type() {
+    static Registration registration;
+    static ggml_backend_buffer_type type = {
+        {[](ggml_backend_buffer_type_t) { return "CPU_GORGON"; }, allocate, [](ggml_backend_buffer_type_t) -> size_t { return 64; }, nullptr, nullptr, nullptr},
+        ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
+        &registration,
+    };
+    return &type;
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Offer the kernels to ggml, before any model is loaded; returns the instruction set, or NULL when
+// the processor runs none (or not the one asked for).
+EXPORT const char * gorgon_kernels_register(const char * isa) {
+    if (kernels) return kernels->name;
+    kernels = find_kernels(isa);
+    if (!kernels) return nullptr;
+    auto & types = ggml_backend_cpu_get_extra_buffer_types();
+    types.insert(types.begin(), buffer_type());
+    return kernels->name;
+}
+
+// What to take over from now on: weights of models loaded later, attention of steps computed later.
+EXPORT void gorgon_kernels_take(bool weights, bool attention) {
+    take_weights = weights;
+    take_attention = attention;
+}
+
+// The buffer type, for tensors that are placed by hand.
+EXPORT ggml_backend_buffer_type_t gorgon_kernels_buffer_type() {
+    return kernels ? buffer_type() : nullptr;
+}

@@ -1,0 +1,136 @@
+"""Attention: each kernel against double precision, and what its bits may depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.native.conftest import F16, Q8_0, AttentionArgs, Floats, Native
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Case:
+    """Arrays of one attention, laid out as llama.cpp lays out its cache."""
+
+    native: Native
+    heads: int
+    kv_heads: int
+    dim: int
+    q: Floats  # [query][head][dim]
+    k: Floats  # [cell][kv head][dim]
+    v: Floats
+    seen: Mask  # [query][cell]
+    kind: int = F16
+    keep: list[NDArray[np.generic]] = field(default_factory=list)
+
+    def args(self) -> tuple[AttentionArgs, Floats]:
+        args = AttentionArgs()
+        cells = len(self.k)
+        for name, rows in (("k", self.k), ("v", self.v)):
+            flat = np.ascontiguousarray(rows.reshape(cells, -1), np.float32)
+            raw = flat.astype(np.float16).view(np.uint8)
+            if self.kind == Q8_0:
+                raw = self.native.quantize(Q8_0, flat)
+            self.keep.append(raw)
+            setattr(args, name, raw.ctypes.data)
+            setattr(args, f"{name}_cell", raw.shape[1])
+            setattr(args, f"{name}_head", raw.shape[1] // self.kv_heads)
+            setattr(args, f"{name}_type", self.kind)
+        q = np.ascontiguousarray(self.q, np.float32)
+        mask = np.where(self.seen, np.float16(0), np.float16(-np.inf))
+        self.keep += [q, mask]
+        args.q, args.q_query, args.q_head = q.ctypes.data, q.strides[0], q.strides[1]
+        args.mask, args.mask_query = mask.ctypes.data, mask.strides[0]
+        args.num_queries, args.num_heads, args.num_kv_heads = len(q), self.heads, self.kv_heads
+        args.num_cells, args.dim_k, args.dim_v = cells, self.dim, self.dim
+        args.scale = self.dim**-0.5
+        return args, np.empty((len(q), self.heads, self.dim), np.float32)
+
+    def run(self, isa: str, threads: int = 1) -> Floats:
+        args, out = self.args()
+        return self.native.attend(isa, args, out, threads)
+
+
+def make(
+    native: Native, queries: int, cells: int, *, heads: int = 6, kv_heads: int = 2, dim: int = 64,
+    seed: int = 0, spread: float = 1.0, kind: int = F16,
+) -> Case:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(0, spread, shape).astype(np.float32)  # noqa: E731
+    return Case(
+        native, heads, kv_heads, dim, normal(queries, heads, dim), normal(cells, kv_heads, dim),
+        normal(cells, kv_heads, dim), rng.random((queries, cells)) < 0.8, kind,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [F16, Q8_0], ids=["F16", "Q8_0"])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim"), [(9, 3, 64), (4, 4, 128), (8, 1, 32), (32, 1, 96), (2, 2, 256)]
+)
+@pytest.mark.parametrize("cells", [1, 7, 16, 130, 256, 600])
+def test_close_to_double_precision(
+    native: Native, isa: str, kind: int, heads: int, kv_heads: int, dim: int, cells: int
+) -> None:
+    case = make(native, 5, cells, heads=heads, kv_heads=kv_heads, dim=dim, kind=kind)
+    np.testing.assert_allclose(case.run(isa, 2), case.run(""), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3, 4, 8, 17, 33])
+def test_many_queries(native: Native, isa: str, queries: int) -> None:
+    case = make(native, queries, 300, seed=queries)
+    np.testing.assert_allclose(case.run(isa, 2), case.run(""), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("spread", [1e-4, 30.0])
+def test_extreme_scores(native: Native, isa: str, spread: float) -> None:
+    case = make(native, 4, 400, spread=spread)
+    np.testing.assert_allclose(case.run(isa), case.run(""), rtol=1e-4, atol=1e-5 * spread)
+
+
+def test_a_query_that_sees_nothing_gives_zeros(native: Native, isa: str) -> None:
+    case = make(native, 3, 100)
+    case.seen[1] = False
+    assert (case.run(isa)[1] == 0).all()
+
+
+def test_bits_do_not_depend_on_threads(native: Native, isa: str) -> None:
+    case = make(native, 9, 700, heads=3, kv_heads=3)
+    alone = case.run(isa, 1)
+    for threads in (2, 3, 5, 8):
+        np.testing.assert_array_equal(case.run(isa, threads), alone)
+
+
+def test_bits_do_not_depend_on_other_queries(native: Native, isa: str) -> None:
+    case = make(native, 33, 520, heads=9, kv_heads=3)
+    case.seen[:, :400] = True  # a shared prefix and a tree behind it
+    together = case.run(isa, 2)
+    for i in (0, 1, 13, 32):
+        alone = Case(native, 9, 3, 64, case.q[i : i + 1], case.k, case.v, case.seen[i : i + 1])
+        np.testing.assert_array_equal(alone.run(isa, 2)[0], together[i])
+
+
+def test_bits_depend_on_the_visible_cells_alone(native: Native, isa: str) -> None:
+    """Holes, padding and whatever lies in hidden cells, even NaN, leave no trace."""
+    dense = make(native, 4, 333)
+    dense.seen[:] = np.tri(4, 333, 329, dtype=bool)
+    rng = np.random.default_rng(9)
+    places = np.sort(rng.choice(1024, 333, replace=False))
+    k = np.full((1024, 2, 64), np.nan, np.float32)
+    v = np.full((1024, 2, 64), np.nan, np.float32)
+    k[places], v[places] = dense.k, dense.v
+    seen = np.zeros((4, 1024), bool)
+    seen[:, places] = dense.seen
+    holes = Case(native, 6, 2, 64, dense.q, k, v, seen)
+    np.testing.assert_array_equal(holes.run(isa, 2), dense.run(isa, 1))
+
+
+def test_instruction_sets_agree(native: Native) -> None:
+    case = make(native, 7, 450, heads=9, kv_heads=3)
+    results = [case.run(name) for name in ("avx512", "avx2") if native.runs(name)]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])

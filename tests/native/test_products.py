@@ -1,0 +1,136 @@
+"""Weight products: each kernel against the plain reference, bit by bit, and against ggml's own values."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from tests.native.conftest import (
+    BLOCK_BYTES,
+    BLOCK_COLUMNS,
+    WEIGHT_TYPES,
+    Bytes,
+    Native,
+    pointer,
+)
+
+KINDS = pytest.mark.parametrize("kind", WEIGHT_TYPES.values(), ids=WEIGHT_TYPES.keys())
+
+
+def random_blocks(kind: int, rows: int, columns: int, seed: int) -> Bytes:
+    """Any bits at all in the quants, sane scales: reaches patterns that a quantiser never writes."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(
+        0, 256, (rows, columns // BLOCK_COLUMNS[kind], BLOCK_BYTES[kind]), dtype=np.uint8
+    )
+    halves = 2 if kind in (WEIGHT_TYPES["Q4_1"], WEIGHT_TYPES["Q4_K"]) else 1
+    scales = rng.normal(0, 0.01, (*blocks.shape[:2], halves)).astype(np.float16).view(np.uint8)
+    if kind == WEIGHT_TYPES["Q6_K"]:
+        blocks[..., -2:] = scales
+    else:
+        blocks[..., : 2 * halves] = scales
+    return blocks.reshape(rows, -1)
+
+
+@KINDS
+def test_packed_weights_are_the_same_weights(native: Native, kind: int) -> None:
+    blocks = random_blocks(kind, 48, 768, 1)
+    packed = native.pack(kind, blocks, 768)
+    np.testing.assert_array_equal(
+        native.unpack(kind, packed, 768), native.dequantize(kind, blocks, 768)
+    )
+
+
+@KINDS
+@pytest.mark.parametrize("columns", [256, 512, 1536])
+def test_kernel_equals_reference(native: Native, isa: str, kind: int, columns: int) -> None:
+    packed = native.pack(kind, random_blocks(kind, 48, columns, columns), columns)
+    x = np.random.default_rng(2).normal(0, 3, (33, columns)).astype(np.float32)
+    expected = native.multiply("", kind, packed, x)
+    for n in range(1, 34):
+        np.testing.assert_array_equal(native.multiply(isa, kind, packed, x[:n]), expected[:n])
+
+
+@KINDS
+@pytest.mark.parametrize("blocks_of_32", [1, 2, 3, 18])
+def test_short_rows(native: Native, isa: str, kind: int, blocks_of_32: int) -> None:
+    columns = blocks_of_32 * BLOCK_COLUMNS[kind]
+    packed = native.pack(kind, random_blocks(kind, 16, columns, 3), columns)
+    x = np.random.default_rng(3).normal(size=(5, columns)).astype(np.float32)
+    np.testing.assert_array_equal(
+        native.multiply(isa, kind, packed, x), native.multiply("", kind, packed, x)
+    )
+
+
+@KINDS
+def test_a_column_does_not_depend_on_the_others(native: Native, isa: str, kind: int) -> None:
+    rng = np.random.default_rng(4)
+    packed = native.pack(kind, random_blocks(kind, 64, 512, 4), 512)
+    x = rng.normal(size=(1, 512)).astype(np.float32)
+    alone = native.multiply(isa, kind, packed, x)
+    for n in (2, 5, 8, 9, 16, 17, 100):
+        others = (rng.normal(size=(n, 512)) * 10.0 ** rng.integers(-20, 20, (n, 1))).astype(
+            np.float32
+        )
+        at = int(rng.integers(n))
+        others[at] = x[0]
+        np.testing.assert_array_equal(native.multiply(isa, kind, packed, others)[at], alone[0])
+
+
+@KINDS
+@pytest.mark.parametrize("scale", [0.0, 1e-44, 1e-38, 1e-30, 1e-3, 1e3, 1e30])
+def test_extreme_activations(native: Native, isa: str, kind: int, scale: float) -> None:
+    packed = native.pack(kind, random_blocks(kind, 16, 256, 5), 256)
+    x = (np.random.default_rng(5).normal(size=(3, 256)) * scale).astype(np.float32)
+    x[1, ::7] = 0
+    out = native.multiply(isa, kind, packed, x)
+    assert np.isfinite(out).all()
+    np.testing.assert_array_equal(out, native.multiply("", kind, packed, x))
+
+
+@KINDS
+def test_extreme_integers(native: Native, isa: str, kind: int) -> None:
+    """All bits set or none, activations all at +-127: nothing overflows on the way."""
+    for fill in (0x00, 0xFF, 0x80, 0x7F):
+        blocks = random_blocks(kind, 16, 512, 6)
+        scales = blocks.copy()
+        blocks[:] = fill
+        view = blocks.reshape(16, -1, BLOCK_BYTES[kind])
+        view[..., :4] = scales.reshape(view.shape)[..., :4]
+        view[..., -2:] = scales.reshape(view.shape)[..., -2:]
+        packed = native.pack(kind, blocks, 512)
+        for sign in ([1, 1], [-1, -1], [1, -1]):
+            x = np.tile(np.array(sign, np.float32), 256)[None, :]
+            np.testing.assert_array_equal(
+                native.multiply(isa, kind, packed, x), native.multiply("", kind, packed, x)
+            )
+
+
+@KINDS
+def test_error_against_double_precision(native: Native, isa: str, kind: int) -> None:
+    """Only the rounding of activations to 8 bits remains: well below that of the weights."""
+    rng = np.random.default_rng(7)
+    weights = rng.normal(size=(64, 768)).astype(np.float32)
+    x = rng.normal(size=(8, 768)).astype(np.float32)
+    blocks = native.quantize(kind, weights)
+    exact = x.astype(np.float64) @ native.dequantize(kind, blocks, 768).astype(np.float64).T
+    out = native.multiply(isa, kind, native.pack(kind, blocks, 768), x)
+    assert np.linalg.norm(out - exact) / np.linalg.norm(exact) < 0.01
+
+
+def test_quantised_activations(native: Native, isa: str) -> None:
+    x = np.random.default_rng(8).normal(size=4096).astype(np.float32)
+    x[64:96] = 0
+    results = []
+    for which in ("", isa):
+        out = np.zeros((128, 48), np.uint8)
+        native.library.gorgon_test_quantize(
+            which.encode(), pointer(x), ctypes.c_int64(4096), 8, pointer(out)
+        )
+        results.append(out)
+    np.testing.assert_array_equal(*results)
+    scales = results[0][:, :4].copy().view(np.float32)
+    values = results[0][:, 16:].view(np.int8) * scales
+    assert np.abs(values.ravel() - x).max() <= scales.max() / 2 * 1.001
