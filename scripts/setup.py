@@ -54,14 +54,15 @@ class Stage:
 
 
 def digest_files(*paths: Path) -> str:
-    """One digest over names and contents; a folder counts with all files in it."""
+    """One digest over names and contents; a folder counts with all files in it but build/."""
     digest = hashlib.sha256()
     for path in paths:
         files = [path] if path.is_file() else sorted(path.rglob("*"))
         for file in files:
-            if file.is_file() and "__pycache__" not in file.parts:
+            name = file.relative_to(path.parent)
+            if file.is_file() and "build" not in name.parts:
                 content = file.read_bytes()
-                digest.update(f"{file.relative_to(path.parent)} {len(content)}\n".encode())
+                digest.update(f"{name} {len(content)}\n".encode())
                 digest.update(content)
     return digest.hexdigest()
 
@@ -226,7 +227,7 @@ def main() -> int:
     try:
         with locked(ROOT):
             set_up(arguments.dev)
-    except SetupError as error:
+    except (SetupError, OSError) as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -105,14 +105,16 @@ def test_format_seconds(seconds: float, text: str) -> None:
 
 
 def test_digest_covers_names_contents_and_folders(tmp_path: Path) -> None:
-    native = tmp_path / "native"
-    native.mkdir()
+    native = tmp_path / "build" / "native"
+    (native / "build").mkdir(parents=True)
     digests = {digest_files(native)}
     (native / "a.cpp").write_text("1")
     digests.add(digest_files(native))
     (native / "a.cpp").write_text("2")
     digests.add(digest_files(native))
     (native / "a.cpp").rename(native / "b.cpp")
+    digests.add(digest_files(native))
+    (native / "build" / "b.o").write_text("3")
     digests.add(digest_files(native))
     assert len(digests) == 4
     assert digest_files(native, tmp_path / "missing") == digest_files(native)
