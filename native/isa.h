@@ -32,6 +32,7 @@ INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 INLINE Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }
 INLINE void store_i8(int8_t * p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a)); }
 INLINE int sum(Ints a) { return _mm512_reduce_add_epi32(a); }
+INLINE void fetch(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
 INLINE float largest(Floats a) { return _mm512_reduce_max_ps(a); }
 INLINE Floats power_of_two(Floats n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(to_ints(n), _mm512_set1_epi32(127)), 23)); }
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(limit), _CMP_GE_OQ), y); }
@@ -48,10 +49,10 @@ INLINE uint32_t differ16(const void * p, uint16_t value) {
     return _mm256_cmpneq_epi16_mask(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
 }
 
-// LANES x LANES: out[j * out_stride + i] = in[i * in_stride + j]
-INLINE void transpose(const float * in, int in_stride, float * out, int out_stride) {
+// LANES x LANES: out[j * out_stride + i] = element j of read(i)
+template <class Read> INLINE void transpose(const Read & read, float * out, int out_stride) {
     __m512 a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = load(in + i * in_stride);
+    for (int i = 0; i < 16; i++) a[i] = read(i);
     for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
@@ -105,6 +106,7 @@ INLINE int sum(Ints a) {
     x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
 }
+INLINE void fetch(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
 INLINE float largest(Floats a) {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
@@ -126,9 +128,9 @@ INLINE uint32_t differ16(const void * p, uint16_t value) {
     return ~_mm_movemask_epi8(bytes) & 0xFFFF;
 }
 
-INLINE void transpose(const float * in, int in_stride, float * out, int out_stride) {
+template <class Read> INLINE void transpose(const Read & read, float * out, int out_stride) {
     __m256 a[8], b[8];
-    for (int i = 0; i < 8; i++) a[i] = load(in + i * in_stride);
+    for (int i = 0; i < 8; i++) a[i] = read(i);
     for (int i = 0; i < 8; i += 2) {
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
@@ -148,6 +150,8 @@ INLINE void transpose(const float * in, int in_stride, float * out, int out_stri
 #endif
 
 // start + the dot products, in each lane, of 16 weights (4 planes, unsigned, at most LARGEST) and 16 activations
+using FourBytes __attribute__((may_alias)) = int32_t;  // read in place: a broadcast from memory costs nothing
+
 #if GORGON_ISA == 512 || GORGON_ISA == 257
 
 constexpr bool SIGNED_Q8 = false;
@@ -158,7 +162,8 @@ INLINE Ints dot4(Ints sum, Ints weights, int32_t x) {
     return _mm256_dpbusd_avx_epi32(sum, weights, all(x));
 #    endif
 }
-template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int32_t * x) {
+template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int8_t * activations) {
+    auto * x = reinterpret_cast<const FourBytes *>(activations);
     for (int i = 0; i < 4; i++) start = dot4(start, w[i], x[i]);
     return start;
 }
@@ -169,7 +174,8 @@ template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int32
 // are taken as signed ones, with the sign moved over to the activation.
 constexpr bool SIGNED_Q8 = true;
 INLINE Ints widen(Ints a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
-template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int32_t * x) {
+template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int8_t * activations) {
+    auto * x = reinterpret_cast<const FourBytes *>(activations);
     Ints p[4];
     for (int i = 0; i < 4; i++) {
         if constexpr (LARGEST == 255) {
