@@ -32,7 +32,6 @@ INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 INLINE Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }
 INLINE void store_i8(int8_t * p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a)); }
 INLINE int sum(Ints a) { return _mm512_reduce_add_epi32(a); }
-INLINE void fetch(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
 INLINE float largest(Floats a) { return _mm512_reduce_max_ps(a); }
 INLINE Floats power_of_two(Floats n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(to_ints(n), _mm512_set1_epi32(127)), 23)); }
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(limit), _CMP_GE_OQ), y); }
@@ -106,7 +105,6 @@ INLINE int sum(Ints a) {
     x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
 }
-INLINE void fetch(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
 INLINE float largest(Floats a) {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));

@@ -8,6 +8,8 @@
 #include "ggml-cpu.h"
 #include "traits.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 namespace {
@@ -162,8 +164,26 @@ void set_tensor(ggml_backend_buffer_t, ggml_tensor * t, const void * data, size_
     pack_rows(*layout, t->ne[0], size / group * GROUP, data, static_cast<char *>(t->data) + offset);
 }
 
+// Weights and cache are read from end to end at every step: large pages spare the processor most of
+// its page walks, which are dear in virtual machines.
+ggml_backend_buffer_t with_large_pages(ggml_backend_buffer_t buffer) {
+    constexpr uintptr_t PAGE = 2 << 20;
+    if (!buffer || !buffer->size) return buffer;
+    const auto base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
+    const uintptr_t first = (base + PAGE - 1) / PAGE * PAGE, last = (base + buffer->size) / PAGE * PAGE;
+    if (first < last) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
+    return buffer;
+}
+
+ggml_backend_buffer_t (*allocate_plain)(ggml_backend_buffer_type_t type, size_t size);
+
+ggml_backend_buffer_t allocate_large(ggml_backend_buffer_type_t type, size_t size) {
+    ggml_backend_buffer_t buffer = allocate_plain(type, size);
+    return take_attention ? with_large_pages(buffer) : buffer;
+}
+
 ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
-    ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+    ggml_backend_buffer_t buffer = with_large_pages(ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size));
     if (buffer) {
         buffer->buft = type;
         buffer->iface.set_tensor = set_tensor;
@@ -195,6 +215,9 @@ EXPORT const char * gorgon_kernels_register(const char * isa) {
     if (!kernels) return nullptr;
     auto & types = ggml_backend_cpu_get_extra_buffer_types();
     types.insert(types.begin(), buffer_type());
+    auto & plain = ggml_backend_cpu_buffer_type()->iface;  // where the cache lies
+    allocate_plain = plain.alloc_buffer;
+    plain.alloc_buffer = allocate_large;
     return kernels->name;
 }
 
