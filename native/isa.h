@@ -11,6 +11,8 @@ namespace {
 
 #define INLINE inline __attribute__((always_inline))
 
+INLINE void fetch(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
+
 #if GORGON_ISA == 512
 
 constexpr int LANES = 16;
