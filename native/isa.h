@@ -45,6 +45,10 @@ INLINE Ints either(Ints a, Ints b) { return _mm512_or_si512(a, b); }
 INLINE Ints plus(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 template <int N> INLINE Ints right(Ints a) { return N > 0 ? _mm512_srli_epi16(a, N) : _mm512_slli_epi16(a, -N); }  // then bits()
 
+INLINE void store_sequence16(int * p, int first) {
+    _mm512_storeu_si512(p, _mm512_add_epi32(all(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+}
+
 // which of the 16 halves at p are not `value`, a bit each
 INLINE uint32_t differ16(const void * p, uint16_t value) {
     return _mm256_cmpneq_epi16_mask(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
@@ -121,6 +125,12 @@ INLINE Ints bits(Ints a, int mask) { return _mm256_and_si256(a, _mm256_set1_epi8
 INLINE Ints either(Ints a, Ints b) { return _mm256_or_si256(a, b); }
 INLINE Ints plus(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 template <int N> INLINE Ints right(Ints a) { return N > 0 ? _mm256_srli_epi16(a, N) : _mm256_slli_epi16(a, -N); }  // then bits()
+
+INLINE void store_sequence16(int * p, int first) {
+    const Ints low = _mm256_add_epi32(all(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), _mm256_add_epi32(low, all(8)));
+}
 
 INLINE uint32_t differ16(const void * p, uint16_t value) {
     const __m256i equal = _mm256_cmpeq_epi16(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
