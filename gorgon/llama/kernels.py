@@ -19,14 +19,15 @@ import llama_cpp
 
 logger = logging.getLogger("gorgon.kernels")
 
-LIBRARY = Path("_native") / "libgorgon_kernels.so"  # in the package; beside site-packages if editable
+# Inside the package; an editable install keeps it in site-packages, apart from the sources.
+LIBRARY = Path("_native") / "libgorgon_kernels.so"
 
 # What native/ggml/ was taken from: internal structures of ggml, good for this version alone.
 LLAMA_CPP_PYTHON = "0.3.36"
 GGML_VERSION = "0.25.3"
 GGML_COMMIT = "0c1e570"
 
-# The names under which the wheel's libllama loads them: found among the loaded ones, never loaded twice.
+# The names under which the wheel's libllama loads them: looked up, never loaded a second time.
 GGML_LIBRARIES = ("libggml-base.so.0", "libggml-cpu.so.0")
 
 
@@ -39,7 +40,7 @@ class KernelStatus:
     reason: str
 
 
-class _StayOut(Exception):
+class _StayOutError(Exception):
     """Why the kernels are not to be used."""
 
 
@@ -52,7 +53,7 @@ def load() -> KernelStatus:
     """
     try:
         isa = _register()
-    except (_StayOut, OSError) as error:
+    except (_StayOutError, OSError) as error:
         status = KernelStatus(active=False, isa=None, reason=str(error))
         logger.info("llama.cpp's own kernels: %s", status.reason)
     else:
@@ -91,28 +92,28 @@ def _library_path() -> Path:
     for path in [Path(named)] if named else [package / LIBRARY for package in packages]:
         if path.exists():
             return path
-    raise _StayOut("the native library was not built")
+    raise _StayOutError("the native library was not built")
 
 
 def _register() -> str:
     if os.environ.get("GORGON_KERNELS", "1") == "0":
-        raise _StayOut("GORGON_KERNELS=0")
+        raise _StayOutError("GORGON_KERNELS=0")
     _check_version()
     wanted = os.environ.get("GORGON_KERNELS_ISA", "")
     isa = _library().gorgon_kernels_register(wanted.encode())
     if isa is None:
-        raise _StayOut(f"this processor does not run {wanted or 'any of AVX-512 VNNI, AVX2'}")
+        raise _StayOutError(f"this processor does not run {wanted or 'any of AVX-512 VNNI, AVX2'}")
     return bytes(isa).decode()
 
 
 def _check_version() -> None:
     """Put ggml's symbols in reach of our library, and see that they are the known ones."""
     if llama_cpp.__version__ != LLAMA_CPP_PYTHON:
-        raise _StayOut(
+        raise _StayOutError(
             f"built for llama-cpp-python {LLAMA_CPP_PYTHON}, found {llama_cpp.__version__}"
         )
     if not hasattr(os, "RTLD_NOLOAD"):
-        raise _StayOut("this platform cannot look up loaded libraries")
+        raise _StayOutError("this platform cannot look up loaded libraries")
     base, _cpu = (
         ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW | os.RTLD_GLOBAL)
         for name in GGML_LIBRARIES
@@ -121,4 +122,6 @@ def _check_version() -> None:
         function.restype = ctypes.c_char_p
     version, commit = base.ggml_version().decode(), base.ggml_commit().decode()
     if version != GGML_VERSION or not (commit.startswith(GGML_COMMIT) or commit == "unknown"):
-        raise _StayOut(f"built for ggml {GGML_VERSION} {GGML_COMMIT}, found {version} {commit}")
+        raise _StayOutError(
+            f"built for ggml {GGML_VERSION} {GGML_COMMIT}, found {version} {commit}"
+        )

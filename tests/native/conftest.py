@@ -69,9 +69,14 @@ class Native:
         weights = np.ascontiguousarray(weights, np.float32)
         out = np.empty((rows, columns // BLOCK_COLUMNS[kind] * BLOCK_BYTES[kind]), np.uint8)
         self.base.ggml_quantize_chunk(
-            kind, pointer(weights), pointer(out), ctypes.c_int64(0), ctypes.c_int64(rows),
-            ctypes.c_int64(columns), None,
-        )  # fmt: skip
+            kind,
+            pointer(weights),
+            pointer(out),
+            ctypes.c_int64(0),
+            ctypes.c_int64(rows),
+            ctypes.c_int64(columns),
+            None,
+        )
         return out
 
     def dequantize(self, kind: int, blocks: Bytes, columns: int) -> Floats:
@@ -85,16 +90,24 @@ class Native:
         """ggml's blocks in our layout: 16 rows interleaved."""
         packed = np.zeros_like(blocks)
         self.library.gorgon_test_pack(
-            kind, ctypes.c_int64(columns), ctypes.c_int64(len(blocks)), pointer(blocks), pointer(packed)
-        )  # fmt: skip
+            kind,
+            ctypes.c_int64(columns),
+            ctypes.c_int64(len(blocks)),
+            pointer(blocks),
+            pointer(packed),
+        )
         return packed
 
     def unpack(self, kind: int, packed: Bytes, columns: int) -> Floats:
         """Our layout as floats."""
         out = np.empty((len(packed), columns), np.float32)
         self.library.gorgon_test_unpack(
-            kind, ctypes.c_int64(columns), ctypes.c_int64(len(packed)), pointer(packed), pointer(out)
-        )  # fmt: skip
+            kind,
+            ctypes.c_int64(columns),
+            ctypes.c_int64(len(packed)),
+            pointer(packed),
+            pointer(out),
+        )
         return out
 
     def multiply(self, isa: str, kind: int, packed: Bytes, x: Floats) -> Floats:
@@ -102,9 +115,15 @@ class Native:
         x = np.ascontiguousarray(x, np.float32)
         out = np.full((len(x), len(packed)), np.nan, np.float32)
         self.library.gorgon_test_multiply(
-            isa.encode(), kind, ctypes.c_int64(x.shape[1]), ctypes.c_int64(len(packed)),
-            pointer(packed), pointer(x), ctypes.c_int64(len(x)), pointer(out),
-        )  # fmt: skip
+            isa.encode(),
+            kind,
+            ctypes.c_int64(x.shape[1]),
+            ctypes.c_int64(len(packed)),
+            pointer(packed),
+            pointer(x),
+            ctypes.c_int64(len(x)),
+            pointer(out),
+        )
         return out
 
     def attend(self, isa: str, args: AttentionArgs, out: Floats, threads: int = 1) -> Floats:

@@ -61,7 +61,10 @@ def make(
     seed: int = 0, spread: float = 1.0, kind: int = F16,
 ) -> Case:  # fmt: skip
     rng = np.random.default_rng(seed)
-    normal = lambda *shape: rng.normal(0, spread, shape).astype(np.float32)  # noqa: E731
+
+    def normal(*shape: int) -> Floats:
+        return np.asarray(rng.normal(0, spread, shape), np.float32)
+
     return Case(
         native, heads, kv_heads, dim, normal(queries, heads, dim), normal(cells, kv_heads, dim),
         normal(cells, kv_heads, dim), rng.random((queries, cells)) < 0.8, kind,

@@ -1,0 +1,319 @@
+"""Time llama.cpp's own CPU kernels against ours: same process, same model, turn by turn.
+
+    python benchmarks/kernels.py MODEL.gguf ... --contexts 256 1024
+    python benchmarks/kernels.py --make 7b Q4_0 /tmp/7b.gguf      # random weights of a 7B's shape
+
+Prints, for each model and context, the time of one decode of n tokens (median and least, ms), the
+ratios that docs/kernels.md sets bars for, prompt processing, load time and resident memory.
+``GORGON_KERNELS_ISA=avx2`` times that path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gorgon.llama import kernels
+
+KINDS = {"f16": 1, "q8_0": 8}
+SHAPES = {  # embedding, layers, feed-forward, heads, KV heads, vocabulary
+    "7b": (4096, 32, 11008, 32, 32, 32000),
+    "1b": (2048, 22, 5632, 32, 4, 32000),
+}
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
+def _quiet(_level: int, _text: bytes, _data: object) -> None:
+    pass
+
+
+class Session:
+    """One model and context, with our kernels or without, filled with ``context`` tokens."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        weights: bool,
+        attention: bool,
+        context: int,
+        threads: int,
+        cache: str = "f16",
+    ) -> None:
+        self.weights, self.attention, self.context = weights, attention, context
+        kernels.take(weights=weights, attention=attention)
+        started = time.perf_counter()
+        params = llama.llama_model_default_params()
+        if weights:  # packed weights are copies: without a mapping the originals take no memory
+            params.load_mode = llama.LLAMA_LOAD_MODE_NONE
+        self.model = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not self.model:
+            raise SystemExit(f"cannot load {path}")
+        self.load_seconds = time.perf_counter() - started
+        options = llama.llama_context_default_params()
+        options.n_ctx = options.n_batch = max(1024, context + 512)
+        options.n_ubatch = 512
+        options.n_threads = options.n_threads_batch = threads
+        options.n_seq_max, options.kv_unified = 32, True
+        options.flash_attn_type = 1
+        options.type_k = options.type_v = KINDS[cache]
+        self.handle = llama.llama_init_from_model(self.model, options)
+        self.memory = llama.llama_get_memory(self.handle)
+        self.num_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model))
+        tokens = np.random.default_rng(0).integers(100, self.num_vocab, context)
+        for first in range(0, context, 512):
+            part = tokens[first : first + 512]
+            self.decode(part, range(first, first + len(part)), outputs=False)
+
+    def decode(
+        self,
+        tokens: Sequence[int] | NDArray[np.int64],
+        positions: Sequence[int],
+        sequences: Sequence[Sequence[int]] | None = None,
+        *,
+        outputs: bool = True,
+    ) -> float:
+        """Milliseconds of one decode; ``sequences`` names those of each token, [0] by default."""
+        kernels.take(weights=self.weights, attention=self.attention)
+        batch = llama.llama_batch_init(len(tokens), 0, 32)
+        batch.n_tokens = len(tokens)
+        for i, (token, position) in enumerate(zip(tokens, positions, strict=True)):
+            ids = sequences[i] if sequences else [0]
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = int(token), position, len(ids)
+            for j, sequence in enumerate(ids):
+                batch.seq_id[i][j] = sequence
+            batch.logits[i] = outputs or i == len(tokens) - 1
+        started = time.perf_counter()
+        code = llama.llama_decode(self.handle, batch)
+        llama.llama_synchronize(self.handle)
+        elapsed = (time.perf_counter() - started) * 1e3
+        llama.llama_batch_free(batch)
+        if code:
+            raise RuntimeError(f"llama_decode: {code}")
+        return elapsed
+
+    def logits(self, rows: int) -> NDArray[np.float32]:
+        """A copy of the output rows of the last decode."""
+        found = llama.llama_get_logits(self.handle)
+        return np.ctypeslib.as_array(found, (rows, self.num_vocab)).copy()
+
+    def rewind(self, position: int | None = None) -> None:
+        """Forget all cells from ``position`` on."""
+        llama.llama_memory_seq_rm(
+            self.memory, -1, self.context if position is None else position, -1
+        )
+
+    def step(self, n: int) -> float:
+        """Milliseconds of n tokens behind the context, which stays as it was."""
+        elapsed = self.decode(range(1000, 1000 + n), range(self.context, self.context + n))
+        self.rewind()
+        return elapsed
+
+    def prompt(self, n: int) -> float:
+        """Milliseconds of a prompt of n tokens from an empty cache; the context is gone."""
+        self.rewind(0)
+        elapsed = self.decode(np.arange(1000, 1000 + n), range(n), outputs=False)
+        self.rewind(0)
+        return elapsed
+
+    def close(self) -> None:
+        """Free context and model."""
+        llama.llama_free(self.handle)
+        llama.llama_model_free(self.model)
+
+
+def interleave(
+    stock: Session, ours: Session, n: int, repeats: int, *, prompt: bool = False
+) -> tuple[list[float], list[float]]:
+    """Times of both, in turns short enough that both meet the same machine."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for session, found in zip((stock, ours), times, strict=True):
+            run = session.prompt if prompt else session.step
+            run(n)
+            found.extend(run(n) for _ in range(1 if prompt else 4))
+    return times
+
+
+def resident(path: Path, mode: str) -> str:
+    """Peak and final resident MB of a process that loads the model and decodes a few tokens."""
+    found = subprocess.run(
+        [sys.executable, __file__, str(path), "--resident", mode],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout.split("\n")[0]
+
+
+def print_resident(path: Path, mode: str, threads: int) -> None:
+    """What ``resident`` reads."""
+    session = Session(
+        path, weights=mode == "ours", attention=mode == "ours", context=16, threads=threads
+    )
+    session.step(1)
+    status = Path("/proc/self/status").read_text()
+    sizes = {k: int(v) / 1000 for k, v in re.findall(r"(\w+):\s+(\d+) kB", status)}
+    print(
+        f"{sizes['VmRSS']:.0f} (anonymous {sizes['RssAnon']:.0f}), load {session.load_seconds:.2f} s"
+    )
+
+
+def report(path: Path, context: int, arguments: argparse.Namespace) -> None:
+    """One model at one context: a table and a line of ratios."""
+    stock, ours = (
+        Session(
+            path,
+            weights=mine,
+            attention=mine,
+            context=context,
+            threads=arguments.threads,
+            cache=arguments.cache,
+        )
+        for mine in (False, True)
+    )
+    print(f"\n{path.name}, context {context}, {arguments.threads} threads, cache {arguments.cache}")
+    print("| n | stock, median (least) | ours | ours / stock |\n|---|---|---|---|")
+    least: dict[int, tuple[float, float]] = {}
+    median: dict[int, tuple[float, float]] = {}
+    for n in arguments.batches:
+        pair = interleave(stock, ours, n, arguments.repeats)
+        least[n] = (min(pair[0]), min(pair[1]))
+        median[n] = (float(np.median(pair[0])), float(np.median(pair[1])))
+        cells = " | ".join(f"{median[n][i]:.2f} ({least[n][i]:.2f})" for i in (0, 1))
+        print(f"| {n} | {cells} | {median[n][1] / median[n][0]:.2f} |", flush=True)
+    for name, found in (("median", median), ("least", least)):
+        ratios = [f"t(1) {found[1][1] / found[1][0]:.2f} of stock"] if 1 in found else []
+        ratios += [f"t({n}) = {found[n][1] / found[1][1]:.2f} t(1)" for n in (4, 8) if n in found]
+        print(f"{name}: {', '.join(ratios)}")
+    if arguments.prompt:
+        pair = interleave(stock, ours, arguments.prompt, 2, prompt=True)
+        rates = [arguments.prompt / min(times) * 1e3 for times in pair]
+        print(
+            f"prompt of {arguments.prompt}: {rates[0]:.0f} -> {rates[1]:.0f} tokens/s, {rates[1] / rates[0]:.2f}x"
+        )
+    stock.close()
+    ours.close()
+
+
+def make(shape: str, kind: str, path: Path) -> None:
+    """Write a model of random weights; ``kind`` Q4_0, Q8_0 or Q4_K_M, mixed as llama.cpp mixes."""
+    import gguf
+
+    embd, layers, ff, heads, kv_heads, vocab = SHAPES[shape]
+    writer = gguf.GGUFWriter(path, "llama")
+    for add, value in (
+        (writer.add_context_length, 4096),
+        (writer.add_embedding_length, embd),
+        (writer.add_block_count, layers),
+        (writer.add_feed_forward_length, ff),
+        (writer.add_head_count, heads),
+        (writer.add_head_count_kv, kv_heads),
+        (writer.add_rope_dimension_count, embd // heads),
+        (writer.add_vocab_size, vocab),
+    ):
+        add(value)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("no_vocab")
+    rng = np.random.default_rng(0)
+    made: dict[tuple[int, int, str], NDArray[np.uint8]] = {}
+
+    def weights(name: str, rows: int, columns: int, layer: int = 0) -> None:
+        mixed = name in ("output", "attn_v", "ffn_down") and (layer < layers // 8 or layer % 3 == 2)
+        kind_here = ("Q6_K" if mixed or name == "output" else "Q4_K") if kind == "Q4_K_M" else kind
+        key = (rows, columns, kind_here)
+        if key not in made:
+            size, block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind_here]]
+            data = rng.integers(0, 256, (rows, columns // size, block), dtype=np.uint8)
+            scale = np.array([0.4 / columns**0.5 / 8], np.float16).view(np.uint8)
+            if kind_here == "Q6_K":
+                data[..., -2:] = (scale.view(np.float16) / 64).view(np.uint8)
+            else:
+                data[..., :2] = (
+                    scale if kind_here != "Q4_K" else (scale.view(np.float16) / 32).view(np.uint8)
+                )
+            if kind_here == "Q4_K":
+                data[..., 2:4] = data[..., :2]
+            made[key] = data.reshape(rows, -1)
+        full = (
+            f"{name}.weight" if name in ("output", "token_embd") else f"blk.{layer}.{name}.weight"
+        )
+        writer.add_tensor(full, made[key], raw_dtype=gguf.GGMLQuantizationType[kind_here])
+
+    ones = np.ones(embd, np.float32)
+    weights("token_embd", vocab, embd)
+    weights("output", vocab, embd)
+    writer.add_tensor("output_norm.weight", ones)
+    kv = embd // heads * kv_heads
+    for i in range(layers):
+        for name, rows, columns in (
+            ("attn_q", embd, embd),
+            ("attn_k", kv, embd),
+            ("attn_v", kv, embd),
+            ("attn_output", embd, embd),
+            ("ffn_gate", ff, embd),
+            ("ffn_up", ff, embd),
+            ("ffn_down", embd, ff),
+        ):
+            weights(name, rows, columns, i)
+        writer.add_tensor(f"blk.{i}.attn_norm.weight", ones)
+        writer.add_tensor(f"blk.{i}.ffn_norm.weight", ones)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--contexts", nargs="+", type=int, default=[256])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 3, 4, 6, 8, 16])
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--cache", choices=KINDS, default="f16")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--make", nargs=3, metavar=("SHAPE", "TYPE", "PATH"))
+    parser.add_argument("--resident", choices=("stock", "ours"))
+    arguments = parser.parse_args()
+    if arguments.make:
+        make(arguments.make[0], arguments.make[1], Path(arguments.make[2]))
+        return
+    llama.llama_log_set(_quiet, None)
+    llama.llama_backend_init()
+    status = kernels.load()
+    if arguments.resident:
+        print_resident(arguments.models[0], arguments.resident, arguments.threads)
+        return
+    now = datetime.datetime.now(datetime.UTC).date()
+    print(
+        f"{now}, {platform.machine()}, {os.cpu_count()} cores, kernels: {status.isa or status.reason}"
+    )
+    for path in arguments.models:
+        for context in arguments.contexts:
+            report(path, context, arguments)
+        if not arguments.no_memory:
+            for mode in ("stock", "ours"):
+                print(f"resident MB, {mode}: {resident(path, mode)}")
+
+
+if __name__ == "__main__":
+    main()
