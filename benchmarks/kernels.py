@@ -169,7 +169,8 @@ def print_resident(path: Path, mode: str, threads: int) -> None:
     status = Path("/proc/self/status").read_text()
     sizes = {k: int(v) / 1000 for k, v in re.findall(r"(\w+):\s+(\d+) kB", status)}
     print(
-        f"{sizes['VmRSS']:.0f} (anonymous {sizes['RssAnon']:.0f}), load {session.load_seconds:.2f} s"
+        f"{sizes['VmRSS']:.0f} (anonymous {sizes['RssAnon']:.0f}), "
+        f"load {session.load_seconds:.2f} s"
     )
 
 
@@ -204,7 +205,8 @@ def report(path: Path, context: int, arguments: argparse.Namespace) -> None:
         pair = interleave(stock, ours, arguments.prompt, 2, prompt=True)
         rates = [arguments.prompt / min(times) * 1e3 for times in pair]
         print(
-            f"prompt of {arguments.prompt}: {rates[0]:.0f} -> {rates[1]:.0f} tokens/s, {rates[1] / rates[0]:.2f}x"
+            f"prompt of {arguments.prompt}: {rates[0]:.0f} -> {rates[1]:.0f} tokens/s, "
+            f"{rates[1] / rates[0]:.2f}x"
         )
     stock.close()
     ours.close()
@@ -305,7 +307,8 @@ def main() -> None:
         return
     now = datetime.datetime.now(datetime.UTC).date()
     print(
-        f"{now}, {platform.machine()}, {os.cpu_count()} cores, kernels: {status.isa or status.reason}"
+        f"{now}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"kernels: {status.isa or status.reason}"
     )
     for path in arguments.models:
         for context in arguments.contexts:
