@@ -192,6 +192,7 @@ def report(path: Path, context: int, arguments: argparse.Namespace) -> None:
     least: dict[int, tuple[float, float]] = {}
     median: dict[int, tuple[float, float]] = {}
     for n in arguments.batches:
+        time.sleep(arguments.rest)
         pair = interleave(stock, ours, n, arguments.repeats)
         least[n] = (min(pair[0]), min(pair[1]))
         median[n] = (float(np.median(pair[0])), float(np.median(pair[1])))
@@ -202,6 +203,7 @@ def report(path: Path, context: int, arguments: argparse.Namespace) -> None:
         ratios += [f"t({n}) = {found[n][1] / found[1][1]:.2f} t(1)" for n in (4, 8) if n in found]
         print(f"{name}: {', '.join(ratios)}")
     if arguments.prompt:
+        time.sleep(arguments.rest)
         pair = interleave(stock, ours, arguments.prompt, 2, prompt=True)
         rates = [arguments.prompt / min(times) * 1e3 for times in pair]
         print(
@@ -290,6 +292,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 3, 4, 6, 8, 16])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--rest", type=float, default=0, help="seconds of sleep before each n")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--cache", choices=KINDS, default="f16")
     parser.add_argument("--no-memory", action="store_true")
