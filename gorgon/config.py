@@ -24,33 +24,48 @@ class EngineSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GORGON_", frozen=True, extra="forbid")
 
-    model: Path | None = Field(None, description="GGUF file; the embedded model if left out")
+    model: Path | None = Field(
+        default=None, description="GGUF file; the embedded model if left out"
+    )
     heads: Path | None = Field(
-        None, description="Medusa heads file; for the embedded model its own if left out"
+        default=None, description="Medusa heads file; for the embedded model its own if left out"
     )
     threads: int = Field(default_factory=_num_cores, ge=1, le=512)
-    gpu_layers: int = Field(-1, ge=-1, description="layers on the GPU, -1 for all that there are")
+    gpu_layers: int = Field(
+        default=-1, ge=-1, description="layers on the GPU, -1 for all that there are"
+    )
     num_cells: int = Field(
-        8192, ge=64, le=4_194_304, description="tokens that the KV cache holds, all requests"
+        default=8192,
+        ge=64,
+        le=4_194_304,
+        description="tokens that the KV cache holds, all requests",
     )
     cache_type: CacheType = "f16"
     flash_attention: bool = True
-    max_running: int = Field(32, ge=1, le=128, description="requests decoded at the same time")
-    max_waiting: int = Field(256, ge=0, description="requests queued before 429 is answered")
+    max_running: int = Field(
+        default=32, ge=1, le=128, description="requests decoded at the same time"
+    )
+    max_waiting: int = Field(
+        default=256, ge=0, description="requests queued before 429 is answered"
+    )
     prefill_chunk: int = Field(
-        128, ge=1, le=4096, description="prompt tokens a step while others are being decoded"
+        default=128,
+        ge=1,
+        le=4096,
+        description="prompt tokens a step while others are being decoded",
     )
     prefill_batch: int = Field(
-        512, ge=1, le=4096, description="prompt tokens a step while nobody is being decoded"
+        default=512, ge=1, le=4096, description="prompt tokens a step while nobody is being decoded"
     )
     cached_cells: int = Field(
-        2048, ge=0, description="cells that finished requests may keep as cached prefixes"
+        default=2048, ge=0, description="cells that finished requests may keep as cached prefixes"
     )
     trash_cells: int = Field(
-        512, ge=0, description="rejected cells kept in place so that cell order holds"
+        default=512, ge=0, description="rejected cells kept in place so that cell order holds"
     )
     default_tree: str = Field(
-        "0;0,0;0,0,0;1", description="tree of medusa mode: paths with ';' between, ranks with ','"
+        default="0;0,0;0,0,0;1",
+        description="tree of medusa mode: paths with ';' between, ranks with ','",
     )
 
 
@@ -60,6 +75,8 @@ class ServerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GORGON_SERVER_", frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
-    max_new_tokens: int = Field(512, ge=1, description="max_length where a request gives none")
+    port: int = Field(default=8000, ge=0, le=65535)
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_new_tokens: int = Field(
+        default=512, ge=1, description="max_length where a request gives none"
+    )

@@ -1,0 +1,1 @@
+"""Making heads for a model: calibration and the heads file."""

@@ -1,0 +1,118 @@
+"""Streams of text: whole characters, and nothing that a stop string removes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gorgon.errors import ModelError, RequestError
+from gorgon.server.text import ChatPrompt, Message, TextStream
+
+
+class ByteVocabulary:
+    """One token per byte; 256 is BOS, 257 EOS."""
+
+    bos: int | None = 256
+    eos: int | None = 257
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        return ([256] if add_special else []) + list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+    def control_text(self, token: int) -> str:
+        return {256: "<s>", 257: "</s>"}[token]
+
+
+def stream(text: bytes, stop: list[str], sizes: list[int]) -> tuple[str, list[str], TextStream]:
+    """Push ``text`` in groups of ``sizes`` tokens; the whole and the released parts."""
+    out = TextStream(ByteVocabulary(), stop)
+    parts: list[str] = []
+    tokens, at = list(text), 0
+    for size in [*sizes, len(tokens)]:
+        parts += out.push(tokens[at : at + size])
+        at += size
+    parts.append(out.flush())
+    return "".join(parts), parts, out
+
+
+@given(st.text(), st.lists(st.integers(1, 5)))
+def test_text_comes_out_as_it_went_in(text: str, sizes: list[int]) -> None:
+    assert stream(text.encode(), [], sizes)[0] == text
+
+
+@given(
+    st.text(alphabet="ab¡✓🙂"),
+    st.lists(st.text(alphabet="ab¡✓🙂", min_size=1, max_size=3), min_size=1, max_size=4),
+    st.lists(st.integers(1, 5)),
+)
+def test_text_ends_before_the_first_stop_string(
+    text: str, stop: list[str], sizes: list[int]
+) -> None:
+    whole, _, out = stream(text.encode(), stop, sizes)
+    assert text.startswith(whole)
+    assert not any(s in whole for s in stop)
+    assert out.stopped == any(s in text for s in stop)
+    if out.stopped:
+        assert any(text[len(whole) :].startswith(s) for s in stop)
+    else:
+        assert whole == text
+
+
+def test_half_a_character_is_never_released() -> None:
+    out = TextStream(ByteVocabulary())
+    emoji = "🙂".encode()
+    assert out.push(list(emoji[:3])) == ["", "", ""]
+    assert out.push([emoji[3]]) == ["🙂"]
+
+
+def test_bytes_that_are_no_utf8_become_replacement_characters() -> None:
+    assert stream(b"a\xff\xc3", [], [])[0] == "a��"
+
+
+def test_tokens_after_a_stop_string_are_not_counted() -> None:
+    _, _, out = stream(b"one. two", [". "], [8])
+    assert out.num_tokens == len("one. ")
+
+
+def test_what_may_begin_a_stop_string_is_held_back_until_it_does_not() -> None:
+    out = TextStream(ByteVocabulary(), ["###"])
+    assert "".join(out.push(list(b"a##"))) == "a"
+    assert "".join(out.push(list(b"b"))) == "##b"
+
+
+def test_models_without_a_template_get_vicunas() -> None:
+    chat = ChatPrompt(ByteVocabulary(), None)
+    turns = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
+    assert chat.render(turns) == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions. USER: Hi "
+        "ASSISTANT: Hello</s> USER: Bye ASSISTANT:"
+    )
+
+
+def test_bos_is_not_doubled() -> None:
+    vocabulary = ByteVocabulary()
+    with_bos = ChatPrompt(vocabulary, "{{ bos_token }}{{ messages[0].content }}")
+    without = ChatPrompt(vocabulary, "{{ messages[0].content }}")
+    assert with_bos.encode([Message("user", "x")]) == list(b"<s>x")
+    assert without.encode([Message("user", "x")]) == [256, *b"x"]
+
+
+def test_a_template_may_refuse() -> None:
+    chat = ChatPrompt(ByteVocabulary(), "{{ raise_exception('no system turns') }}")
+    with pytest.raises(RequestError, match="no system turns"):
+        chat.render([Message("system", "x")])
+
+
+def test_a_template_cannot_reach_python() -> None:
+    chat = ChatPrompt(ByteVocabulary(), "{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    with pytest.raises(RequestError):
+        chat.render([Message("user", "x")])
+
+
+def test_a_broken_template_is_a_broken_model() -> None:
+    with pytest.raises(ModelError, match="template"):
+        ChatPrompt(ByteVocabulary(), "{% if %}")
