@@ -40,11 +40,33 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftState:
+    """What the heads read, one row per request.
+
+    ``hidden`` has shape [rows, 1 + window, num_embd]: the state after the final norm at the last
+    accepted position t, then at t-1, t-2 ...; zeros where it is not known. ``tokens`` has shape
+    [rows, 1 + window]: the root x[t+1], drawn but not computed yet, then x[t], x[t-1] ...; 0
+    before the start of the text.
+    """
+
+    hidden: Floats
+    tokens: Ints
+
+
+@dataclass(frozen=True, slots=True)
 class Guesses:
-    """What the heads expect, likeliest first: arrays of shape [rows, num_heads, top_k]."""
+    """Ranked next tokens and how likely each survives, if everything above it does.
+
+    ``tokens`` and ``probs`` have shape [rows, depths, top_k], likeliest first; ``probs`` is
+    calibrated. Independent heads (Medusa) guess for all depths at once: the guesses for depth d
+    serve every node at depth d - 1 of the tree, and ``states`` is None. Conditioned heads (Hydra)
+    guess for one depth at a time: ``states`` [rows, state_size] lets ``Backend.deepen`` go on
+    below a token taken from these guesses.
+    """
 
     tokens: Ints
     probs: Floats
+    states: Floats | None = None
 
 
 class Sampler(Protocol):
@@ -61,7 +83,7 @@ class Sampler(Protocol):
 
 
 class Backend(Protocol):
-    """A model with a KV cache and, if ``num_heads`` is not 0, Medusa heads."""
+    """A model with a KV cache and, if ``num_heads`` is not 0, heads that draft."""
 
     @property
     def num_cells(self) -> int:
@@ -89,11 +111,15 @@ class Backend(Protocol):
 
     @property
     def num_heads(self) -> int:
-        """Medusa heads; 0 if there are none."""
+        """How many tokens beyond the root the heads look; 0 if there are none."""
 
     @property
     def max_guesses(self) -> int:
         """Guesses per head."""
+
+    @property
+    def window(self) -> int:
+        """Earlier states and tokens that the heads want in ``DraftState``."""
 
     def prefill(self, rows: Sequence[BatchRow]) -> None:
         """Compute the cells of ``rows``, no output; ``DecodeError`` on failure."""
@@ -101,8 +127,25 @@ class Backend(Protocol):
     def decode(self, rows: Sequence[BatchRow]) -> Output:
         """One forward pass with output for every row; ``DecodeError`` on failure."""
 
-    def propose(self, hidden: Floats) -> Guesses:
-        """The heads' guesses after the states in ``hidden`` [rows, num_embd]."""
+    def propose(self, state: DraftState) -> Guesses:
+        """Guesses below the roots: for depth 1, or for every depth if the heads are independent.
+
+        Raises:
+            HeadsError: when the device fails.
+        """
+
+    def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
+        """Guesses of conditioned heads below drafted nodes, whatever requests they belong to.
+
+        Args:
+            states: shape [nodes, state_size], those of the guesses that each node was taken from.
+            tokens: shape [nodes], the nodes' tokens.
+            depth: of the guesses asked for; ``propose`` gives depth 1, so the first call asks
+                for 2, and ``num_heads`` is the last.
+
+        Raises:
+            HeadsError: when the device fails.
+        """
 
     def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
         """A fresh sampler for one request."""

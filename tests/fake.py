@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gorgon.backend import BatchRow, Floats, Guesses, Output
+from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Output
 from gorgon.errors import DecodeError, HeadsError
 from gorgon.request import Request, SamplingParams
 
 _MASK = 0xFFFFFFFF
 _TABLE_SIZE = 4096
+_NUM_EMBD = 3
 
 
 class ToyModel:
@@ -126,6 +127,7 @@ class Failures:
     decodes: frozenset[int] = frozenset()
     prefills: frozenset[int] = frozenset()
     proposes: frozenset[int] = frozenset()
+    deepens: frozenset[int] = frozenset()
     leave_cells: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -140,6 +142,8 @@ class FakeBackend:
 
     Args:
         model: what it computes.
+        conditioned: whether the heads see the root and the drafts above, or only the last state.
+        window: earlier states and tokens that the heads ask for.
         agreement: how often a head's best guess is the model's own greedy token.
         failures: calls that fail.
     """
@@ -154,6 +158,8 @@ class FakeBackend:
         max_position: int = 1024,
         num_heads: int = 4,
         max_guesses: int = 4,
+        conditioned: bool = False,
+        window: int = 0,
         agreement: float = 0.6,
         failures: Failures | None = None,
     ) -> None:
@@ -162,6 +168,7 @@ class FakeBackend:
         self.max_sequences, self.max_position = max_sequences, max_position
         self.eog_ids, self.num_vocab = self.model.eog_ids, self.model.num_vocab
         self.num_heads, self.max_guesses = num_heads, max_guesses
+        self.conditioned, self.window = conditioned, window
         self.agreement = agreement
         self.failures = failures or Failures()
         self.samplers: list[FakeSampler] = []
@@ -178,23 +185,44 @@ class FakeBackend:
 
     def decode(self, rows: Sequence[BatchRow]) -> Output:
         states = self._forward(rows, "decodes")
-        hidden = [(s >> 16, s & 0xFFFF, row.position) for s, row in zip(states, rows, strict=True)]
+        hidden = [_pack(state, row.position) for state, row in zip(states, rows, strict=True)]
         self._last_output = Output(self.model.logits(states), np.array(hidden, np.float32))
         return self._last_output
 
-    def propose(self, hidden: Floats) -> Guesses:
+    def propose(self, state: DraftState) -> Guesses:
         if self.failures.strike("proposes"):
             raise HeadsError("injected")
-        tokens = [self._guess(int(a) << 16 | int(b), int(position)) for a, b, position in hidden]
-        probs = np.linspace(0.9, 0.1, self.max_guesses, dtype=np.float32)
-        shape = (len(hidden), self.num_heads, self.max_guesses)
-        return Guesses(np.array(tokens, np.int32).reshape(shape), np.broadcast_to(probs, shape))
+        assert state.hidden.shape == (*state.tokens.shape, _NUM_EMBD)
+        assert state.tokens.shape[1] == 1 + self.window
+        for hidden, tokens in zip(state.hidden, state.tokens, strict=True):
+            self._check_window(hidden, tokens)
+        if self.conditioned:
+            return self._advance(state.hidden[:, 0], state.tokens[:, 0])
+        guesses = [self._look_ahead(*_unpack(hidden)) for hidden in state.hidden[:, 0]]
+        return self._guesses(guesses)
+
+    def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
+        assert self.conditioned
+        assert 2 <= depth <= self.num_heads
+        if self.failures.strike("deepens"):
+            raise HeadsError("injected")
+        return self._advance(states, tokens)
 
     def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> FakeSampler:
         self.samplers.append(FakeSampler(params, prompt))
         return self.samplers[-1]
 
-    def _guess(self, state: int, position: int) -> list[list[int]]:
+    def _check_window(self, hidden: Floats, tokens: Ints) -> None:
+        """Each state follows from the one before it by the token between; zeros end them."""
+        known = [_unpack(row) for row in hidden if row.any()]
+        assert known
+        assert not hidden[len(known) :].any()
+        for i, (state, position) in enumerate(known):
+            if i + 1 < len(tokens) and (i + 1 < len(known) or position == 0):
+                before = known[i + 1][0] if i + 1 < len(known) else 0
+                assert self.model.advance(before, position, int(tokens[i + 1])) == state
+
+    def _look_ahead(self, state: int, position: int) -> list[list[int]]:
         """Every head's guesses after the row with ``state``: the root is the model's best token."""
         guesses = []
         for _ in range(self.num_heads):
@@ -202,6 +230,21 @@ class FakeBackend:
             state = self.model.advance(state, position, token)
             guesses.append(self._rank(self.model.best(state), random.Random(state)))
         return guesses
+
+    def _advance(self, states: Floats, tokens: Ints) -> Guesses:
+        """What comes below ``tokens``, which follow ``states``."""
+        packed, guesses = [], []
+        for row, token in zip(states, tokens, strict=True):
+            state, position = _unpack(row)
+            state = self.model.advance(state, position + 1, int(token))
+            packed.append(_pack(state, position + 1))
+            guesses.append([self._rank(self.model.best(state), random.Random(state))])
+        return self._guesses(guesses, np.array(packed, np.float32))
+
+    def _guesses(self, tokens: list[list[list[int]]], states: Floats | None = None) -> Guesses:
+        ids = np.array(tokens, np.int32)
+        probs = np.linspace(0.9, 0.1, self.max_guesses, dtype=np.float32)
+        return Guesses(ids, np.broadcast_to(probs, ids.shape), states)
 
     def _rank(self, truth: int, chance: random.Random) -> list[int]:
         """Distinct guesses, ``truth`` first in ``agreement`` of the cases, else anywhere."""
@@ -337,3 +380,13 @@ class FakeBackend:
 def _refuse_unless(ok: bool, why: str) -> None:
     if not ok:
         raise DecodeError(why)
+
+
+def _pack(state: int, position: int) -> tuple[int, int, int]:
+    """A state of the toy model as numbers that a float holds exactly."""
+    return state >> 16, state & 0xFFFF, position
+
+
+def _unpack(hidden: Floats) -> tuple[int, int]:
+    high, low, position = (int(value) for value in hidden)
+    return high << 16 | low, position

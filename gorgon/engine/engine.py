@@ -213,30 +213,35 @@ class Engine:
         return StepResult(sequence.request.id, accepted.tokens, depths, finish, stats)
 
     def _guess(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
-        """Run the heads once, on the last kept row of every request that will draft.
+        """Run the heads, on the last kept rows of every request that will draft.
 
         Failing heads cost drafts, not answers: the results of this step are already final.
         """
         wanting = [
-            (placement.sequence, placement.first_row + kept.path[-1])
+            placement.sequence
             for placement, kept in zip(placements, accepted, strict=True)
-            if len(placement.sequence.shape) > 1
-            and placement.sequence in self.scheduler.running
-            and placement.sequence.num_remaining > 1
+            if self._keep_hidden(placement, kept, output)
         ]
         if not wanting:
             return
         began = time.perf_counter()
         try:
-            guesses = self.backend.propose(output.hidden[[row for _, row in wanting]])
+            self._drafter.guess(wanting)
         except GorgonError as error:
             logger.warning("the heads failed, so the next step drafts nothing: %s", error)
-            for sequence, _ in wanting:
-                sequence.guess_tokens = sequence.guess_probs = None
+            for sequence in wanting:
+                sequence.drafted = None
             return
-        for i, (sequence, _) in enumerate(wanting):
-            sequence.guess_tokens, sequence.guess_probs = guesses.tokens[i], guesses.probs[i]
         self.times.heads += time.perf_counter() - began
+
+    def _keep_hidden(self, placement: Placement, kept: Accepted, output: Output) -> bool:
+        """Note the states on the accepted path; whether the request will draft from them."""
+        sequence, window = placement.sequence, self.backend.window
+        if len(sequence.shape) == 1 or sequence not in self.scheduler.running:
+            return False
+        rows = [placement.first_row + node for node in reversed(kept.path[-1 - window :])]
+        sequence.push_hidden(output.hidden[rows], window)
+        return sequence.num_remaining > 1
 
     # -- the ends of a request --------------------------------------------------------------------
 

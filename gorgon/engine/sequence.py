@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gorgon.backend import Floats, Ints, Sampler
 from gorgon.request import Request, RequestStats
 from gorgon.speculation.acceptance import Accepted
@@ -33,8 +35,10 @@ class Side:
 class Sequence:
     """One admitted request.
 
-    ``guess_tokens`` and ``guess_probs``, shape [num_heads, top_k], are what the heads expect
-    after the root; None before the first step and in normal mode.
+    ``hidden``, shape [1 + window, num_embd], are the states after the final norm at the last
+    computed positions, the latest first, zeros where they are not known; None before the first
+    step. ``drafted`` holds the token of every node of ``shape`` but the root, as the heads guessed
+    them after the root; None before the first step and in normal mode.
     """
 
     request: Request
@@ -47,8 +51,8 @@ class Sequence:
     cells: list[int]
     cached_tokens: int = 0
     sides: list[Side] = field(default_factory=list)
-    guess_tokens: Ints | None = None
-    guess_probs: Floats | None = None
+    hidden: Floats | None = None
+    drafted: tuple[int, ...] | None = None
     steps: int = 0
     num_drafted: int = 0
     drafted_by_depth: Counter[int] = field(default_factory=Counter)
@@ -76,6 +80,21 @@ class Sequence:
     def num_remaining(self) -> int:
         """New tokens that may still come."""
         return self.request.max_tokens - self.num_generated
+
+    def last_tokens(self, count: int) -> Ints:
+        """The last ``count`` tokens, the latest first; 0 before the start of the text."""
+        tokens = np.zeros(count, np.int32)
+        known = self.tokens[: -count - 1 : -1]
+        tokens[: len(known)] = known
+        return tokens
+
+    def push_hidden(self, latest: Floats, window: int) -> None:
+        """Note the states of the positions computed last, shape [n, num_embd], latest first."""
+        before = np.zeros_like(latest[:0]) if self.hidden is None else self.hidden
+        hidden = np.zeros((1 + window, latest.shape[1]), np.float32)
+        known = np.concatenate([latest, before])[: 1 + window]
+        hidden[: len(known)] = known
+        self.hidden = hidden
 
     def count(self, tree: DraftTree, accepted: Accepted) -> None:
         """Add one step to the statistics."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from gorgon.backend import BatchRow, Floats, Guesses, Output, Sampler
+from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Output, Sampler
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError, ModelError
 from gorgon.llama.context import MAX_SEQUENCES, Context
@@ -70,6 +70,7 @@ class LlamaBackend:
         self.num_vocab = self.model.info.num_vocab
         self.num_heads = self.heads.num_heads if self.heads else 0
         self.max_guesses = self.heads.top_k if self.heads else 0
+        self.window = 0
         self.prefill = self.context.prefill
         self.decode = self.context.decode
         self.share = self.context.share
@@ -77,10 +78,14 @@ class LlamaBackend:
         self.last_position = self.context.last_position
         self.clear = self.context.clear
 
-    def propose(self, hidden: Floats) -> Guesses:
+    def propose(self, state: DraftState) -> Guesses:
         """See ``Backend``."""
         assert self.heads is not None
-        return self.heads.propose(hidden)
+        return self.heads.propose(state.hidden[:, 0])
+
+    def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
+        """See ``Backend``."""
+        raise AssertionError("independent heads guess for all depths at once")
 
     def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
         """See ``Backend``."""

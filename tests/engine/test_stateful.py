@@ -22,6 +22,7 @@ class EngineMachine(RuleBasedStateMachine):
         trash_cells=st.sampled_from([0, 8, 100]),
         cached_cells=st.sampled_from([0, 30, 200]),
         chunk=st.integers(1, 16),
+        heads=st.sampled_from([(False, 0), (True, 0), (True, 2)]),
     )
     def load(
         self,
@@ -31,10 +32,13 @@ class EngineMachine(RuleBasedStateMachine):
         trash_cells: int,
         cached_cells: int,
         chunk: int,
+        heads: tuple[bool, int],
     ) -> None:
         self.driver = Driver(
             FakeBackend(
                 ToyModel(eog_ids=frozenset([3])),
+                conditioned=heads[0],
+                window=heads[1],
                 agreement=agreement,
                 max_sequences=max_sequences,
                 num_cells=num_cells,
@@ -90,7 +94,7 @@ class EngineMachine(RuleBasedStateMachine):
         open_answers = [answer for answer in self.answers if not answer.is_over]
         self.driver.cancel(data.draw(st.sampled_from(open_answers)))
 
-    @rule(kind=st.sampled_from(["decodes", "prefills", "proposes"]))
+    @rule(kind=st.sampled_from(["decodes", "prefills", "proposes", "deepens"]))
     def fail_the_next(self, kind: str) -> None:
         failures = self.driver.backend.failures
         setattr(failures, kind, frozenset([failures.counts[kind]]))

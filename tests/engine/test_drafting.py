@@ -1,0 +1,64 @@
+"""How trees are filled: conditioned heads go down level by level, over all requests at once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gorgon.request import SamplingParams, TreePaths
+from tests.engine.driver import BUSH, CHAIN, Driver, medusa, prompts, samplings, tree_paths
+from tests.fake import Failures, FakeBackend
+
+
+def conditioned(**params: object) -> FakeBackend:
+    return FakeBackend(conditioned=True, **params)  # type: ignore[arg-type]
+
+
+@given(
+    requests=st.lists(st.tuples(prompts(), tree_paths(), samplings), min_size=1, max_size=5),
+    window=st.integers(0, 3),
+    agreement=st.floats(0, 1),
+)
+@settings(max_examples=60)
+def test_conditioned_heads_do_not_change_the_text(
+    requests: list[tuple[tuple[int, ...], TreePaths, SamplingParams]],
+    window: int,
+    agreement: float,
+) -> None:
+    driver = Driver(conditioned(num_cells=600, window=window, agreement=agreement))
+    answers = [driver.submit(p, 20, medusa(tree), sampling) for p, tree, sampling in requests]
+    driver.run()
+    for answer in answers:
+        driver.expect(answer)
+    driver.close()
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_conditioned_heads_that_are_right_fill_every_step(window: int) -> None:
+    driver = Driver(conditioned(window=window, agreement=1.0))
+    answers = [driver.submit((1, 2, i), 21, medusa(CHAIN)) for i in range(3)]
+    driver.run()
+    for answer in answers:
+        driver.expect(answer)
+        # One plain step, then three drafts and the draw behind them each time.
+        assert answer.depths[:9] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
+def test_a_level_is_one_call_for_all_requests_and_nodes() -> None:
+    driver = Driver(conditioned())
+    for i in range(3):
+        driver.submit((5, i), 30, medusa(BUSH))
+    driver.submit((6,), 30, medusa(((0,), (1,))))
+    driver.step(2)
+    counts = driver.backend.failures.counts
+    assert counts["proposes"] == counts["deepens"] == 2
+
+
+def test_a_level_that_fails_costs_drafts_only() -> None:
+    failures = Failures(deepens=frozenset([1]))
+    driver = Driver(conditioned(agreement=1.0, failures=failures))
+    answer = driver.submit((1, 2, 3), 12, medusa(CHAIN))
+    driver.run()
+    driver.expect(answer)
+    assert answer.depths == [0, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 0]
