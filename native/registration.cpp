@@ -10,12 +10,14 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstring>
 
 namespace {
 
 const Kernels * kernels;
 bool            take_weights = true, take_attention = true;
+std::atomic<int64_t> num_products, num_attentions;
 
 ggml_backend_buffer_type_t buffer_type();
 
@@ -52,6 +54,7 @@ struct Product : ggml::cpu::tensor_traits {
     }
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        if (params->ith == 0) num_products++;
         const ggml_tensor *w = op->src[0], *x = op->src[1];
         const int64_t columns = w->ne[0], groups = w->ne[1] / GROUP, n = ggml_nrows(x), blocks = columns / BLOCK;
         const bool few = n * columns <= FEW;
@@ -134,6 +137,7 @@ struct FewQueries : ggml::cpu::tensor_traits {
     }
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        if (params->ith == 0) num_attentions++;
         const auto barrier = [](void * pool) { ggml_barrier(static_cast<ggml_threadpool *>(pool)); };
         kernels->attend(describe(op), {params->ith, params->nth, static_cast<char *>(params->wdata), barrier, params->threadpool});
         return true;
@@ -225,6 +229,16 @@ EXPORT const char * gorgon_kernels_register(const char * isa) {
 EXPORT void gorgon_kernels_take(bool weights, bool attention) {
     take_weights = weights;
     take_attention = attention;
+}
+
+// How many operations of each kind were computed so far.
+EXPORT int64_t gorgon_kernels_num_products() { return num_products; }
+EXPORT int64_t gorgon_kernels_num_attentions() { return num_attentions; }
+
+// Whether a weight of `rows` x `columns` can lie in our buffer.
+EXPORT bool gorgon_kernels_packs(int type, int64_t columns, int64_t rows) {
+    const Layout * layout = find_layout(type);
+    return kernels && take_weights && layout && columns % layout->columns == 0 && rows % GROUP == 0;
 }
 
 // The buffer type, for tensors that are placed by hand.

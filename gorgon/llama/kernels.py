@@ -30,6 +30,15 @@ GGML_COMMIT = "0c1e570"
 # The names under which the wheel's libllama loads them: looked up, never loaded a second time.
 GGML_LIBRARIES = ("libggml-base.so.0", "libggml-cpu.so.0")
 
+_FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
+    ("register", ctypes.c_char_p, ctypes.c_char_p),
+    ("take", None, ctypes.c_bool, ctypes.c_bool),
+    ("packs", ctypes.c_bool, ctypes.c_int, ctypes.c_int64, ctypes.c_int64),
+    ("buffer_type", ctypes.c_void_p),
+    ("num_products", ctypes.c_int64),
+    ("num_attentions", ctypes.c_int64),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class KernelStatus:
@@ -77,13 +86,44 @@ def take(*, weights: bool, attention: bool) -> None:
 def _library() -> Any:
     path = _library_path()
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
-    library.gorgon_kernels_register.restype = ctypes.c_char_p
-    library.gorgon_kernels_register.argtypes = [ctypes.c_char_p]
-    library.gorgon_kernels_take.restype = None
-    library.gorgon_kernels_take.argtypes = [ctypes.c_bool, ctypes.c_bool]
-    library.gorgon_kernels_buffer_type.restype = ctypes.c_void_p
-    library.gorgon_kernels_buffer_type.argtypes = []
+    for name, result, *arguments in _FUNCTIONS:
+        function = getattr(library, f"gorgon_kernels_{name}", None)
+        if function is None:
+            raise _StayOutError(f"{path} is of another version; run scripts/setup")
+        function.restype, function.argtypes = result, arguments
     return library
+
+
+def num_operations() -> tuple[int, int]:
+    """How many products and attentions our kernels have computed in this process."""
+    if not load().active:
+        return 0, 0
+    return int(_library().gorgon_kernels_num_products()), int(
+        _library().gorgon_kernels_num_attentions()
+    )
+
+
+def packs(kind: int, shape: tuple[int, ...]) -> bool:
+    """Whether a weight is held in our layout, and its products computed by our kernels.
+
+    Args:
+        kind: ggml type.
+        shape: contiguous dimension first, ``(columns, rows)``.
+    """
+    if not load().active or len(shape) != 2:
+        return False
+    return bool(_library().gorgon_kernels_packs(kind, *shape))
+
+
+def buffer_type() -> int | None:
+    """The ``ggml_backend_buffer_type_t`` that packs weights, for tensors placed by hand.
+
+    Only what ``packs`` accepts may be placed there, and written in whole groups of 16 rows.
+    None when the kernels are left out.
+    """
+    if not load().active:
+        return None
+    return int(_library().gorgon_kernels_buffer_type())
 
 
 def _library_path() -> Path:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from gorgon.config import EngineSettings
 from gorgon.errors import ModelError, RequestError
-from gorgon.llama.gguf import GgufFile
+from gorgon.llama import kernels
+from gorgon.llama.gguf import GgufFile, TensorInfo
 from gorgon.llama.library import collect_errors, llama
 
 logger = logging.getLogger("gorgon.llama")
@@ -31,6 +32,7 @@ class ModelInfo:
     chat_template: str | None
     output_tensor: str
     fingerprint: str
+    weights: tuple[TensorInfo, ...]
 
 
 def inspect(path: Path) -> ModelInfo:
@@ -63,6 +65,7 @@ def inspect(path: Path) -> ModelInfo:
             chat_template=file.string("tokenizer.chat_template"),
             output_tensor="output.weight" if "output.weight" in file.tensors else embedding.name,
             fingerprint=fingerprint(num_embd, num_vocab, bytes(file.read(norm.name))),
+            weights=tuple(file.tensors.values()),
         )
 
 
@@ -85,6 +88,10 @@ class Model:
         self.info = inspect(path)
         params = llama.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers if settings.gpu_layers >= 0 else 999
+        kernels.load()  # llama.cpp asks what kernels there are once, at its first model
+        if self._is_packed(settings):
+            # Packed weights are copies: mapped, the file would stay in memory beside them.
+            params.load_mode = llama.LLAMA_LOAD_MODE_NONE
         with collect_errors() as errors:
             self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
@@ -92,6 +99,10 @@ class Model:
         self._refuse_unserved()
         self.vocab = llama.llama_model_get_vocab(self.handle)
         assert llama.llama_vocab_n_tokens(self.vocab) == self.info.num_vocab
+
+    def _is_packed(self, settings: EngineSettings) -> bool:
+        on_gpu = settings.gpu_layers != 0 and llama.llama_supports_gpu_offload()
+        return not on_gpu and any(kernels.packs(w.type, w.shape) for w in self.info.weights)
 
     def _refuse_unserved(self) -> None:
         kinds = {

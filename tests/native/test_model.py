@@ -90,7 +90,7 @@ path = Path({path!r})
 for cache in ("f16", "q8_0"):
     rows = []
     for weights, attention in ((False, False), (True, True), (False, True)):
-        s = Session(path, weights=weights, attention=attention, context=300, threads=2, cache=cache)
+        s = Session(path, weights=weights, attention=attention, context=300, threads=1, cache=cache)
         s.decode(range(2000, 2016), range(300, 316)); rows.append(s.logits(16)); s.close()
     size = np.linalg.norm(rows[0], axis=1)
     for other, limit in ((rows[1], 0.08), (rows[2], 0.08)):
@@ -106,7 +106,7 @@ def test_logits_are_close_to_those_of_llama_cpp() -> None:
 
 def test_without_them_everything_works() -> None:
     script = f"""
-s = Session(Path({str(model())!r}), weights=True, attention=True, context=20, threads=2)
+s = Session(Path({str(model())!r}), weights=True, attention=True, context=20, threads=1)
 s.step(3); print(status.active, status.reason)
 """
     assert run(script, GORGON_KERNELS="0").strip() == "False GORGON_KERNELS=0"
