@@ -18,7 +18,7 @@ PROMPT = "List three colours and say why you like them."
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    app = create_app(EngineSettings(), ServerSettings())
+    app = create_app(EngineSettings(threads=1), ServerSettings())
     with TestClient(app) as client:
         service: Service = app.state.service
         service.worker.wait_loaded(120)
