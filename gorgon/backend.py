@@ -110,6 +110,14 @@ class Backend(Protocol):
         """Token ids are 0 to ``num_vocab - 1``."""
 
     @property
+    def num_embd(self) -> int:
+        """Width of hidden states."""
+
+    @property
+    def skips_hidden_cells(self) -> bool:
+        """Whether attention costs a token only the cells that it sees, not all that are used."""
+
+    @property
     def num_heads(self) -> int:
         """How many tokens beyond the root the heads look; 0 if there are none."""
 

@@ -19,6 +19,11 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _profile_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "gorgon" / "profiles"
+
+
 class EngineSettings(BaseSettings):
     """What the engine needs to know about model, memory and batching."""
 
@@ -63,9 +68,11 @@ class EngineSettings(BaseSettings):
     trash_cells: int = Field(
         default=512, ge=0, description="rejected cells kept in place so that cell order holds"
     )
-    default_tree: str = Field(
-        default="0;0,0;0,0,0;1",
-        description="tree of medusa mode: paths with ';' between, ranks with ','",
+    measure_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="spent at the first start on timing steps"
+    )
+    profile_folder: Path = Field(
+        default_factory=_profile_folder, description="where such measurements are kept"
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gorgon.errors import RequestError
 
-Mode = Literal["medusa", "normal"]
+Mode = Literal["medusa", "normal", "lookup", "fixed"]
 Acceptance = Literal["lossless", "typical"]
 TreePaths = tuple[tuple[int, ...], ...]
 
@@ -71,8 +72,10 @@ class SamplingParams:
 class SpeculationParams:
     """How a request drafts and accepts.
 
-    ``tree`` is a fixed tree as rank paths (Medusa paper, section 2.3.3): ``(0, 2)`` is the third
-    guess of head 1 below the first guess of head 0. None leaves the choice to the engine.
+    ``mode``: ``medusa`` drafts with the heads and by lookup, as much as pays; ``lookup`` with no
+    heads; ``normal`` not at all; ``fixed`` always tries ``tree``. That is a list of rank paths
+    (Medusa paper, section 2.3.3): ``(0, 2)`` is the third guess of head 1 below the first guess
+    of head 0. With a tree, ``medusa`` means ``fixed``.
     ``typical`` acceptance (same paper, 2.3.1) takes a child when
     ``p > min(epsilon, alpha * exp(-H(p)))``: faster, but no longer the model's own distribution.
     """
@@ -86,6 +89,12 @@ class SpeculationParams:
     def __post_init__(self) -> None:
         _check(0.0 < self.epsilon <= 1.0, "epsilon", "above 0 and at most 1")
         _check(0.0 < self.alpha <= 1.0, "alpha", "above 0 and at most 1")
+        _check(self.mode != "fixed" or self.tree is not None, "tree", "given in mode 'fixed'")
+        _check(
+            self.tree is None or self.mode in ("medusa", "fixed"),
+            "tree",
+            f"left out in mode '{self.mode}'",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,8 @@ class RequestStats:
     """What one request cost; times in seconds.
 
     ``accepted_by_depth[d]`` counts accepted draft tokens at depth d + 1, ``drafted_by_depth``
-    the drafted ones. ``prefill_time`` runs from admission to the first token, ``decode_time``
+    the drafted ones; ``..._by_source`` likewise for ``heads``, ``lookup`` and ``both`` (the two
+    named the same token). ``prefill_time`` runs from admission to the first token, ``decode_time``
     from there to the last. ``max_batch`` is the largest number of requests that shared a step
     with this one, itself included.
     """
@@ -122,6 +132,8 @@ class RequestStats:
     accepted: int = 0
     drafted_by_depth: tuple[int, ...] = ()
     accepted_by_depth: tuple[int, ...] = ()
+    drafted_by_source: Mapping[str, int] = field(default_factory=dict)
+    accepted_by_source: Mapping[str, int] = field(default_factory=dict)
     queue_time: float = 0.0
     prefill_time: float = 0.0
     decode_time: float = 0.0

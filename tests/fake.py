@@ -169,6 +169,7 @@ class FakeBackend:
         self.eog_ids, self.num_vocab = self.model.eog_ids, self.model.num_vocab
         self.num_heads, self.max_guesses = num_heads, max_guesses
         self.conditioned, self.window = conditioned, window
+        self.num_embd, self.skips_hidden_cells = _NUM_EMBD, True
         self.agreement = agreement
         self.failures = failures or Failures()
         self.samplers: list[FakeSampler] = []

@@ -1,35 +1,83 @@
-"""Which token tree a request tries next: its shape filled with the heads' guesses."""
+"""Which token tree every request tries next: the drafts that are worth their place in the step.
+
+Asks the sources (heads, lookup), corrects what they state by what came of it so far, and lets the
+budget decide over the whole batch. A request that asks for a fixed tree gets just that.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 
 from gorgon.backend import Backend, DraftState, Guesses
+from gorgon.engine.draft_step import DraftStep
+from gorgon.engine.fixed_trees import fill
 from gorgon.engine.sequence import Sequence
-from gorgon.errors import RequestError
+from gorgon.errors import GorgonError, RequestError
 from gorgon.request import SpeculationParams
-from gorgon.speculation.tree import ROOT_SHAPE, DraftTree, TreeShape, from_paths, root_only
+from gorgon.speculation import budget
+from gorgon.speculation.acceptance import Accepted
+from gorgon.speculation.candidates import Candidates
+from gorgon.speculation.cost import CallCost, StepCost
+from gorgon.speculation.gate import Gate
+from gorgon.speculation.lookup import LookupSurvival, Match
+from gorgon.speculation.survival import Inheritance, apply_all
+from gorgon.speculation.tree import ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
+
+logger = logging.getLogger("gorgon.engine")
+
+_MAX_LOOKUP = 24  # tokens of a match looked at
+_MAX_TREE = 63  # drafts of one request
+_TESTED_GUESSES = 3  # first guesses of the heads that are tested by the next token, drafted or not
+_TOP_RATE = 0.02  # of one step in the mean probability of best guesses by depth
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step has room for beside one row, one id and one cell for each request's root."""
+
+    rows: int
+    ids: int
+    cells: int
+
+    @property
+    def drafts(self) -> int:
+        """Drafts that fit whatever their trees look like: a draft adds one branch at most."""
+        return max(0, min(self.rows, self.ids, self.cells))
 
 
 class Drafter:
-    """Fills trees from guesses.
+    """Builds the trees of a step and learns from what became of them.
 
     Args:
-        backend: tells how many heads and guesses there are.
-        default: the tree of requests that do not name one, cut to what the heads offer.
+        backend: the heads, if there are any.
+        cost: what a step takes by its number of tokens.
+        clock: seconds, for timing the heads.
     """
 
-    def __init__(self, backend: Backend, default: TreeShape) -> None:
-        self._backend = backend
-        self._num_heads, self._max_guesses = backend.num_heads, backend.max_guesses
-        keep = [node for node in range(len(default)) if default.ranks[node] < self._max_guesses]
-        self._default = fit(default.pruned(keep)[0], self._num_heads, len(default))[0]
+    def __init__(
+        self, backend: Backend, cost: StepCost, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._backend, self.cost, self._clock = backend, cost, clock
+        self._gate = Gate()
+        self._lookup = LookupSurvival()
+        self._inheritance = Inheritance()
+        typical = float(cost.seconds(0.0)[1])
+        self.propose_cost = CallCost(0.05 * typical, 0.02 * typical)
+        self.deepen_cost = CallCost(0.03 * typical, 0.01 * typical)
+        self._top = [0.5] * (backend.num_heads + 2)
+        self.heads_time = 0.0  # seconds in the heads in the last ``propose``
 
-    def shape_for(self, speculation: SpeculationParams) -> TreeShape:
-        """The shape that a request asks for.
+    # -- requests come and go ---------------------------------------------------------------------
+
+    def fixed_shape(self, speculation: SpeculationParams) -> TreeShape | None:
+        """The tree that a request insists on; None when the drafter may choose.
 
         Raises:
             RequestError: when its tree needs heads or guesses that there are not.
@@ -37,103 +85,250 @@ class Drafter:
         if speculation.mode == "normal":
             return ROOT_SHAPE
         if speculation.tree is None:
-            return self._default
+            if speculation.mode == "fixed":
+                raise RequestError("mode 'fixed' needs a tree", field="tree")
+            return None
         shape = from_paths(speculation.tree)
-        if shape.max_depth > self._num_heads:
+        if shape.max_depth > self._backend.num_heads:
             raise RequestError(
-                f"tree is {shape.max_depth} deep, the heads look {self._num_heads} tokens ahead",
+                f"tree is {shape.max_depth} deep, the heads look "
+                f"{self._backend.num_heads} tokens ahead",
                 field="tree",
             )
-        if len(shape) > 1 and shape.max_rank >= self._max_guesses:
+        if len(shape) > 1 and shape.max_rank >= self._backend.max_guesses:
             raise RequestError(
-                f"tree takes rank {shape.max_rank}, the heads give 0 to {self._max_guesses - 1}",
+                f"tree takes rank {shape.max_rank}, "
+                f"the heads give 0 to {self._backend.max_guesses - 1}",
                 field="tree",
             )
         return shape
 
-    def propose(self, sequence: Sequence, max_nodes: int, max_branches: int) -> DraftTree:
-        """The next tree of ``sequence``, with at most so many nodes and branches.
+    def start(self, sequence: Sequence) -> None:
+        """Give a new request what earlier ones of its kind have learnt."""
+        kind = _kind(sequence)
+        sequence.heads_correction = self._inheritance.start("heads " + kind)
+        sequence.lookup_correction = self._inheritance.start("lookup " + kind)
 
-        Depth is cut to the tokens that may still come; the root's own draw is one of them.
+    def end(self, sequence: Sequence) -> None:
+        """Learn from a request that is over."""
+        if sequence.steps and sequence.shape is None:
+            kind = _kind(sequence)
+            self._inheritance.end("heads " + kind, sequence.heads_correction)
+            self._inheritance.end("lookup " + kind, sequence.lookup_correction)
+
+    # -- the step ---------------------------------------------------------------------------------
+
+    def propose(self, sequences: Seq[Sequence], limits: Limits, context: float) -> list[DraftTree]:
+        """A tree for each request.
+
+        Args:
+            sequences: who decodes in this step.
+            limits: room beside the roots.
+            context: cells that attention reads for each token, for the cost of the step.
         """
-        root, drafted = sequence.tokens[-1], sequence.drafted
-        if drafted is None or sequence.num_remaining < 2:
-            return root_only(root)
-        shape = sequence.shape
-        if (
-            shape.max_depth >= sequence.num_remaining
-            or len(shape) > max_nodes
-            or shape.num_branches > max_branches
-        ):
-            shape, kept = cut(shape, sequence.num_remaining - 1, max_nodes, max_branches)
-            drafted = tuple(drafted[node - 1] for node in kept[1:])
-        return DraftTree(shape, (root, *drafted))
+        self.heads_time = 0.0
+        roots = [sequence.tokens[-1] for sequence in sequences]
+        candidates = Candidates(roots, [sequence.num_remaining - 1 for sequence in sequences])
+        self._add_fixed(candidates, sequences, limits.drafts)
+        free = [i for i, s in enumerate(sequences) if s.shape is None and s.num_remaining > 1]
+        curve = self.cost.next_seconds(context)[: len(roots) + limits.drafts + 1]
+        step = DraftStep(candidates, sequences, free, curve)
+        return step.trees(self._choose(step) if free else 0)
 
-    def guess(self, sequences: Seq[Sequence]) -> None:
-        """Let the heads fill the trees of ``sequences``, each at its root.
+    def _choose(self, step: DraftStep) -> int:
+        """Ask the sources and let the budget decide; how many drafts to take."""
+        self._add_lookups(step)
+        plain, num_requests = step.choose(), len(step.sequences)
+        roots = [i for i in step.free if _can_use_heads(step.sequences[i])]
+        if not self._backend.num_heads or not roots or not self._gate.is_open(num_requests):
+            return plain.num_drafts
+        spent = self._add_heads(step, roots)
+        chosen = step.choose(spent)
+        self._gate.learn(num_requests, math.log(chosen.rate / plain.rate))
+        return chosen.num_drafts
 
-        Raises:
-            HeadsError: when the device fails; no tree is filled then.
+    def _add_fixed(self, candidates: Candidates, sequences: Seq[Sequence], max_drafts: int) -> None:
+        """Fill the trees that requests insist on."""
+        trees = [
+            (root, sequence.shape)
+            for root, sequence in enumerate(sequences)
+            if sequence.shape is not None
+            and len(sequence.shape) > 1
+            and _can_use_heads(sequence)
+            and sequence.num_remaining > 1
+        ]
+        if not trees:
+            return
+        guesses = self._ask_heads([sequences[root] for root, _ in trees])
+        if guesses is not None:
+            fill(candidates, trees, guesses, self._go_deeper, max_drafts)
+
+    # -- lookup -----------------------------------------------------------------------------------
+
+    def _add_lookups(self, step: DraftStep) -> None:
+        for root in step.free:
+            sequence = step.sequences[root]
+            match = sequence.occurrences.match(sequence.tokens, _MAX_LOOKUP)
+            sequence.match = match
+            if match is not None:
+                step.candidates.add_chain(root, match.tokens, self._lookup_probs(sequence, match))
+
+    def _lookup_probs(self, sequence: Sequence, match: Match) -> list[float]:
+        """Each further token belongs to a match that is longer by one."""
+        correct = sequence.lookup_correction.apply
+        return [correct(self._lookup.at(match.length + i), 1) for i in range(len(match.tokens))]
+
+    # -- heads ------------------------------------------------------------------------------------
+
+    def _add_heads(self, step: DraftStep, roots: list[int]) -> float:
+        """Add what the heads guess, as deep as it pays; seconds that this should have taken."""
+        guesses = self._ask_heads([step.sequences[root] for root in roots])
+        spent = self.propose_cost.at(len(roots))
+        if guesses is None:
+            return spent
+        if guesses.states is None:
+            self._add_independent(step, roots, guesses, spent)
+            return spent
+        return self._add_levels(step, roots, guesses, spent)
+
+    def _add_independent(
+        self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
+    ) -> None:
+        shifts = [
+            [step.sequences[r].heads_correction.shift(d + 1) for d in range(guesses.probs.shape[1])]
+            for r in roots
+        ]
+        probs = apply_all(guesses.probs, shifts)
+        floor = step.floor(spent)
+        all_tokens, all_probs = guesses.tokens.tolist(), probs.tolist()
+        for root, tokens, ranked in zip(roots, all_tokens, all_probs, strict=True):
+            step.sequences[root].note_guesses(tokens[0], ranked[0])
+            step.candidates.add_product(root, tokens, ranked, floor, _MAX_TREE)
+
+    def _add_levels(
+        self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
+    ) -> float:
+        """Conditioned heads: one call for each depth, about the nodes worth going on from."""
+        parents = roots
+        for depth in range(1, self._backend.num_heads + 1):
+            rows = self._add_level(step, parents, guesses, depth, step.floor(spent))
+            parents = self._worth_deepening(step, rows, depth + 1, spent)
+            if not parents:
+                break
+            above = [(rows[node], step.candidates.tokens[node]) for node in parents]
+            below = self._go_deeper(guesses, above, depth + 1)
+            if below is None:
+                break
+            spent += self.deepen_cost.at(len(parents))
+            guesses = below
+        return spent
+
+    def _add_level(
+        self, step: DraftStep, parents: list[int], guesses: Guesses, depth: int, floor: float
+    ) -> dict[int, int]:
+        """Add the guesses below ``parents``; each new node with the row its guess stands in."""
+        candidates = step.candidates
+        owners = [step.sequences[candidates.owner(parent)] for parent in parents]
+        probs = apply_all(
+            guesses.probs[:, 0], [owner.heads_correction.shift(depth) for owner in owners]
+        )
+        tokens, ranked = guesses.tokens[:, 0].tolist(), probs.tolist()
+        self._top[depth] += _TOP_RATE * (float(probs[:, 0].mean()) - self._top[depth])
+        rows: dict[int, int] = {}
+        for row, parent in enumerate(parents):
+            if depth == 1:
+                owners[row].note_guesses(tokens[row], ranked[row])
+            survival = candidates.survivals[parent]
+            if candidates.room_below(parent) <= 0:
+                continue
+            for token, prob in zip(tokens[row], ranked[row], strict=True):
+                if survival * prob < floor:
+                    break
+                rows[candidates.add(parent, token, prob, Source.HEADS)] = row
+        return rows
+
+    def _worth_deepening(
+        self, step: DraftStep, rows: dict[int, int], depth: int, spent: float
+    ) -> list[int]:
+        """The nodes whose best guess at ``depth`` should survive often enough to pay the call."""
+        if depth > self._backend.num_heads:
+            return []
+        candidates, choice = step.candidates, step.choose(spent)
+        price = step.price(choice)
+        nodes = [node for node in rows if candidates.room_below(node) > 0]
+        nodes.sort(key=candidates.survivals.__getitem__, reverse=True)
+        gains = np.array([candidates.survivals[node] for node in nodes]) * self._top[depth] - price
+        call = self.deepen_cost
+        return nodes[: budget.num_worth(gains, choice.rate * call.base, choice.rate * call.per_row)]
+
+    def _ask_heads(self, sequences: list[Sequence]) -> Guesses | None:
+        """The heads' first guesses; None when they fail, which costs drafts, not answers."""
+        state = draft_state(sequences, self._backend.window)
+        return self._timed(len(sequences), self.propose_cost, lambda: self._backend.propose(state))
+
+    def _go_deeper(
+        self, guesses: Guesses, above: Seq[tuple[int, int]], depth: int
+    ) -> Guesses | None:
+        """Guesses at ``depth`` below nodes given by the row of ``guesses`` and their token."""
+        assert guesses.states is not None
+        states = guesses.states[[row for row, _ in above]]
+        tokens = np.array([token for _, token in above], np.int32)
+        return self._timed(
+            len(above), self.deepen_cost, lambda: self._backend.deepen(states, tokens, depth)
+        )
+
+    def _timed(self, rows: int, cost: CallCost, call: Callable[[], Guesses]) -> Guesses | None:
+        began = self._clock()
+        try:
+            guesses = call()
+        except GorgonError as error:
+            logger.warning("the heads failed, so this step drafts without them: %s", error)
+            return None
+        elapsed = self._clock() - began
+        self.heads_time += elapsed
+        cost.observe(rows, elapsed)
+        return guesses
+
+    # -- feedback ---------------------------------------------------------------------------------
+
+    def learn(self, sequence: Sequence, tree: DraftTree, accepted: Accepted) -> None:
+        """Compare what was stated with what came.
+
+        Every token drawn tests the drafts that hung below the node it was drawn at, and the first
+        one also tests what the sources said without being drafted.
         """
-        width = 1 + self._backend.window
-        hidden = [s.hidden for s in sequences if s.hidden is not None]
-        tokens = [sequence.last_tokens(width) for sequence in sequences]
-        guesses = self._backend.propose(DraftState(np.stack(hidden), np.stack(tokens)))
-        shapes = [sequence.shape for sequence in sequences]
-        fill = _fill if guesses.states is None else self._descend
-        for sequence, drafted in zip(sequences, fill(shapes, guesses), strict=True):
-            sequence.drafted = tuple(drafted[1:])
-
-    def _descend(self, shapes: Seq[TreeShape], guesses: Guesses) -> list[list[int]]:
-        """Tokens by node of trees that conditioned heads fill level by level, all trees at once."""
-        drafted = [[0] * len(shape) for shape in shapes]
-        parents = [(tree, 0) for tree in range(len(shapes))]  # of each row of guesses
-        depth = 1
-        while True:
-            deeper = []
-            for row, (tree, parent) in enumerate(parents):
-                for node in shapes[tree].children[parent]:
-                    token = int(guesses.tokens[row, 0, shapes[tree].ranks[node]])
-                    drafted[tree][node] = token
-                    if shapes[tree].children[node]:
-                        deeper.append((row, tree, node, token))
-            if not deeper:
-                return drafted
-            assert guesses.states is not None
-            depth += 1
-            states = guesses.states[[row for row, _, _, _ in deeper]]
-            tokens = np.array([token for _, _, _, token in deeper], np.int32)
-            guesses = self._backend.deepen(states, tokens, depth)
-            parents = [(tree, node) for _, tree, node, _ in deeper]
+        if sequence.shape is not None:
+            return
+        first = accepted.tokens[0]
+        if sequence.match is not None:
+            match, right = sequence.match, sequence.match.tokens[0] == first
+            sequence.lookup_correction.learn(
+                sequence.lookup_correction.apply(self._lookup.at(match.length), 1), 1, right
+            )
+            self._lookup.learn(match.length, right)
+            sequence.match = None
+        correction = sequence.heads_correction
+        for token, prob in sequence.guesses[:_TESTED_GUESSES]:
+            correction.learn(prob, 1, token == first)
+        sequence.guesses = []
+        for node, token in zip(accepted.path[1:], accepted.tokens[1:], strict=True):
+            for child in tree.shape.children[node]:
+                if tree.sources[child] is Source.HEADS:
+                    correction.learn(
+                        tree.probs[child], tree.shape.depths[child], tree.tokens[child] == token
+                    )
 
 
-def _fill(shapes: Seq[TreeShape], guesses: Guesses) -> list[list[int]]:
-    """Tokens by node of trees that independent heads fill: depth d from head d - 1."""
-    drafted = []
-    for tokens, shape in zip(guesses.tokens.tolist(), shapes, strict=True):
-        nodes = zip(shape.depths[1:], shape.ranks[1:], strict=True)
-        drafted.append([0, *(tokens[depth - 1][rank] for depth, rank in nodes)])
-    return drafted
+def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
+    """What the heads read of ``sequences``, whose last states are known."""
+    hidden = [sequence.hidden for sequence in sequences if sequence.hidden is not None]
+    tokens = [sequence.last_tokens(1 + window) for sequence in sequences]
+    return DraftState(np.stack(hidden), np.stack(tokens))
 
 
-def cut(
-    shape: TreeShape, max_depth: int, max_nodes: int, max_branches: int
-) -> tuple[TreeShape, tuple[int, ...]]:
-    """``shape`` within limits, and which of its nodes are left."""
-    shape, kept = fit(shape, max_depth, max_nodes)
-    shape, left = limit_branches(shape, max_branches)
-    return shape, tuple(kept[node] for node in left)
+def _can_use_heads(sequence: Sequence) -> bool:
+    return sequence.uses_heads and sequence.hidden is not None
 
 
-@lru_cache(maxsize=512)
-def fit(shape: TreeShape, max_depth: int, max_nodes: int) -> tuple[TreeShape, tuple[int, ...]]:
-    """``shape`` without nodes too deep or past the first ``max_nodes``; which ones are left."""
-    keep = [node for node in range(len(shape)) if shape.depths[node] <= max_depth]
-    return shape.pruned(keep[: max(max_nodes, 1)])
-
-
-@lru_cache(maxsize=512)
-def limit_branches(shape: TreeShape, max_branches: int) -> tuple[TreeShape, tuple[int, ...]]:
-    """The first ``max_branches`` branches of ``shape``, and which of its nodes are left."""
-    keep = [node for node in range(len(shape)) if shape.branches[node][0] < max_branches]
-    return shape.pruned(keep)
+def _kind(sequence: Sequence) -> str:
+    return "sampled" if sequence.request.sampling.temperature > 0 else "greedy"

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from gorgon.backend import Backend, Output
+from gorgon.backend import Backend, BatchRow, Output
 from gorgon.config import EngineSettings
-from gorgon.engine.drafter import Drafter
+from gorgon.engine.drafter import Drafter, Limits
 from gorgon.engine.pool import Placement, SequencePool
 from gorgon.engine.scheduler import Scheduler, Waiting
 from gorgon.engine.sequence import Sequence
@@ -25,18 +25,24 @@ from gorgon.speculation.acceptance import (
     accept_typical,
     log_softmax,
 )
-from gorgon.speculation.tree import DraftTree, parse_paths
+from gorgon.speculation.cost import StepCost
 
 logger = logging.getLogger("gorgon.engine")
+
+MANY_IDS = 64  # with fewer free ones, ids that branches had before go back first
 
 
 @dataclass(slots=True)
 class StepTimes:
-    """Seconds that the last step took, and of these in the model and in the heads."""
+    """Seconds that the last step took, and of these in the model and in the heads.
+
+    ``prefill`` is the part of ``model`` that went into prompt chunks.
+    """
 
     total: float = 0.0
     model: float = 0.0
     heads: float = 0.0
+    prefill: float = 0.0
 
     @property
     def overhead(self) -> float:
@@ -49,12 +55,13 @@ class Engine:
 
     Args:
         backend: the model, with an empty cache; used by this engine alone.
-        settings: limits and the default tree.
+        settings: limits.
+        cost: what a step takes by its number of tokens, measured on this machine.
     """
 
-    def __init__(self, backend: Backend, settings: EngineSettings) -> None:
+    def __init__(self, backend: Backend, settings: EngineSettings, cost: StepCost) -> None:
         self.backend, self.settings = backend, settings
-        self._drafter = Drafter(backend, parse_paths(settings.default_tree))
+        self.drafter = Drafter(backend, cost)
         self.times = StepTimes()
         self._reset()
 
@@ -79,7 +86,7 @@ class Engine:
         """
         if max(request.prompt_ids) >= self.backend.num_vocab or min(request.prompt_ids) < 0:
             raise RequestError(f"token ids must be 0 to {self.backend.num_vocab - 1}", "prompt")
-        shape = self._drafter.shape_for(request.speculation)
+        shape = self.drafter.fixed_shape(request.speculation)
         self.scheduler.enqueue(Waiting(request, shape, time.perf_counter()))
 
     def cancel(self, request_id: str) -> RequestStats | None:
@@ -133,6 +140,7 @@ class Engine:
             cached_tokens=len(cells),
         )
         self.pool.start(sequence)
+        self.drafter.start(sequence)
         return sequence
 
     def _prefill(self, prompts: list[tuple[Sequence, int]]) -> list[StepResult]:
@@ -142,39 +150,51 @@ class Engine:
         try:
             began = time.perf_counter()
             self.backend.prefill(rows)
-            self.times.model += time.perf_counter() - began
+            self.times.model = self.times.prefill = time.perf_counter() - began
         except GorgonError as error:
             return [self._fail(sequence, error) for sequence, _ in prompts]
         return []
 
     def _decode(self, sequences: list[Sequence]) -> list[StepResult]:
-        drafts = self._draft(sequences)
-        rows, placements = self.pool.lay_out(drafts)
+        began = time.perf_counter()
+        context = self._context(sequences)
+        trees = self.drafter.propose(sequences, self._limits(sequences), context)
+        rows, placements = self.pool.lay_out(zip(sequences, trees, strict=True))
         try:
-            began = time.perf_counter()
-            output = self.backend.decode(rows)
-            self.times.model += time.perf_counter() - began
+            output = self._forward(rows)
         except GorgonError as error:
             self.pool.undo(placements)
             return [self._fail(sequence, error) for sequence in sequences]
         accepted = [self._accept(placement, output) for placement in placements]
         self.pool.commit([(p, a.path) for p, a in zip(placements, accepted, strict=True)])
+        self._learn(placements, accepted, output)
         results = [self._update(p, a) for p, a in zip(placements, accepted, strict=True)]
-        self._guess(placements, accepted, output)
+        self.times.heads = self.drafter.heads_time
+        seconds = time.perf_counter() - began - self.times.heads
+        self.drafter.cost.observe(len(rows), context, seconds)
         return results
 
-    def _draft(self, sequences: list[Sequence]) -> list[tuple[Sequence, DraftTree]]:
-        """A tree for everyone, within the rows and sequence ids that there are."""
-        spare_rows = self.backend.max_rows - len(sequences)
-        spare_ids = self.pool.num_free_ids
-        drafts = []
-        for sequence in sequences:
-            branches = 1 + len(sequence.sides) + spare_ids
-            tree = self._drafter.propose(sequence, 1 + spare_rows, branches)
-            spare_rows -= len(tree) - 1
-            spare_ids -= max(0, tree.shape.num_branches - 1 - len(sequence.sides))
-            drafts.append((sequence, tree))
-        return drafts
+    def _forward(self, rows: list[BatchRow]) -> Output:
+        began = time.perf_counter()
+        output = self.backend.decode(rows)
+        self.times.model += time.perf_counter() - began
+        return output
+
+    def _limits(self, sequences: list[Sequence]) -> Limits:
+        """Room for drafts within the rows, sequence ids and cells that there are."""
+        if self.pool.num_free_ids < MANY_IDS:
+            self.pool.reclaim_sides()
+        return Limits(
+            rows=self.backend.max_rows - len(sequences),
+            ids=self.pool.num_free_ids,
+            cells=self.scheduler.num_draft_cells,
+        )
+
+    def _context(self, sequences: list[Sequence]) -> float:
+        """Cells that attention reads for each token: those it sees, or all that are used."""
+        if self.backend.skips_hidden_cells:
+            return sum(sequence.num_computed for sequence in sequences) / len(sequences)
+        return self.pool.cells.num_used
 
     def _accept(self, placement: Placement, output: Output) -> Accepted:
         sequence, tree, first = placement.sequence, placement.tree, placement.first_row
@@ -212,36 +232,14 @@ class Engine:
             self._end(sequence, keep=True)
         return StepResult(sequence.request.id, accepted.tokens, depths, finish, stats)
 
-    def _guess(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
-        """Run the heads, on the last kept rows of every request that will draft.
-
-        Failing heads cost drafts, not answers: the results of this step are already final.
-        """
-        wanting = [
-            placement.sequence
-            for placement, kept in zip(placements, accepted, strict=True)
-            if self._keep_hidden(placement, kept, output)
-        ]
-        if not wanting:
-            return
-        began = time.perf_counter()
-        try:
-            self._drafter.guess(wanting)
-        except GorgonError as error:
-            logger.warning("the heads failed, so the next step drafts nothing: %s", error)
-            for sequence in wanting:
-                sequence.drafted = None
-            return
-        self.times.heads += time.perf_counter() - began
-
-    def _keep_hidden(self, placement: Placement, kept: Accepted, output: Output) -> bool:
-        """Note the states on the accepted path; whether the request will draft from them."""
-        sequence, window = placement.sequence, self.backend.window
-        if len(sequence.shape) == 1 or sequence not in self.scheduler.running:
-            return False
-        rows = [placement.first_row + node for node in reversed(kept.path[-1 - window :])]
-        sequence.push_hidden(output.hidden[rows], window)
-        return sequence.num_remaining > 1
+    def _learn(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
+        """Tell the drafter what came, and keep the states that the heads will read."""
+        window = self.backend.window
+        for placement, kept in zip(placements, accepted, strict=True):
+            self.drafter.learn(placement.sequence, placement.tree, kept)
+            if self.backend.num_heads and placement.sequence.uses_heads:
+                rows = [placement.first_row + node for node in reversed(kept.path[-1 - window :])]
+                placement.sequence.push_hidden(output.hidden[rows], window)
 
     # -- the ends of a request --------------------------------------------------------------------
 
@@ -262,6 +260,7 @@ class Engine:
     def _end(self, sequence: Sequence, keep: bool) -> None:
         self.scheduler.finish(sequence)
         self.pool.release(sequence, keep)
+        self.drafter.end(sequence)
         sequence.sampler.close()
 
     def _fail(self, sequence: Sequence, error: Exception) -> StepResult:

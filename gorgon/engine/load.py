@@ -1,4 +1,4 @@
-"""From settings to an engine that is warm: model, heads, a first generation, a yardstick."""
+"""From settings to an engine that is warm: model, heads, what steps take, a first generation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import time
 from dataclasses import dataclass
 
 from gorgon.config import EngineSettings
+from gorgon.engine import profile
 from gorgon.engine.engine import Engine
-from gorgon.engine.plain_step import PlainStep, measure_plain_step
+from gorgon.engine.measure import Measured, measure
 from gorgon.llama.backend import LlamaBackend
 from gorgon.llama.model import Model
-from gorgon.request import Request
+from gorgon.request import Request, SpeculationParams
+from gorgon.speculation.cost import StepCost
 
 logger = logging.getLogger("gorgon.engine")
 
@@ -19,6 +21,18 @@ _WARM_UP_TEXT = (
     "The sun rises in the east and sets in the west. The sun rises in the east and sets in the"
 )
 _WARM_UP_TOKENS = 32
+_WARM_UP_TREE = ((0,), (0, 0), (1,))
+
+
+@dataclass(frozen=True, slots=True)
+class PlainStep:
+    """How long plain decoding takes here: what ``speedup_factor`` is measured against."""
+
+    cost: StepCost
+
+    def at(self, context: int) -> float:
+        """Seconds of a one-token step at ``context`` tokens."""
+        return float(self.cost.seconds(context)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +57,14 @@ def load(settings: EngineSettings) -> Loaded:
     """
     began = time.perf_counter()
     backend = LlamaBackend(settings)
-    plain_step = measure_plain_step(backend)
-    engine = Engine(backend, settings)
+    measured = measure_once(backend, settings)
+    cost = StepCost(measured.times, backend.max_rows, change=measured.change)
+    engine = Engine(backend, settings, cost)
+    if measured.propose:
+        engine.drafter.propose_cost = measured.propose
+    if measured.deepen:
+        engine.drafter.deepen_cost = measured.deepen
+    plain_step = PlainStep(cost)
     prompt = backend.model.tokenize(_WARM_UP_TEXT, add_special=True, parse_special=False)
     warm_up(engine, prompt)
     logger.info(
@@ -56,9 +76,24 @@ def load(settings: EngineSettings) -> Loaded:
     return Loaded(engine, backend, backend.model, plain_step)
 
 
+def measure_once(backend: LlamaBackend, settings: EngineSettings) -> Measured:
+    """What steps take on this machine: from an earlier start, or measured now."""
+    folder, identity = settings.profile_folder, backend.identity
+    measured = profile.read(folder, identity)
+    if measured is None:
+        logger.info("measuring what steps take here, once, %.0f s", settings.measure_seconds)
+        measured = measure(backend, settings.measure_seconds)
+        profile.write(folder, identity, measured)
+    return measured
+
+
 def warm_up(engine: Engine, prompt: list[int]) -> None:
     """Generate a little, warn about heads that never agree, and leave the cache empty."""
-    engine.submit(Request("warm-up", tuple(prompt), _WARM_UP_TOKENS, ignore_eos=True))
+    tree = _WARM_UP_TREE[: engine.backend.num_heads]
+    speculation = SpeculationParams(tree=tree)
+    engine.submit(
+        Request("warm-up", tuple(prompt), _WARM_UP_TOKENS, speculation=speculation, ignore_eos=True)
+    )
     drafted = accepted = 0
     while engine.has_work:
         for result in engine.step():

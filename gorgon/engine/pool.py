@@ -217,6 +217,13 @@ class SequencePool:
         owner = max(self._running, key=lambda sequence: len(sequence.sides))
         self._give_back(owner.sides.pop().id)
 
+    def reclaim_sides(self) -> None:
+        """Free the side ids of all requests; they are shared anew with those that need them."""
+        for sequence in self._running:
+            for side in sequence.sides:
+                self._give_back(side.id)
+            sequence.sides.clear()
+
     def _give_back(self, sequence_id: int) -> None:
         self._backend.remove(sequence_id)
         self._free_ids.append(sequence_id)

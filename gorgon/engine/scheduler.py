@@ -17,19 +17,26 @@ from gorgon.errors import QueueFullError, RequestError
 from gorgon.request import Request
 from gorgon.speculation.tree import TreeShape
 
+MIN_TREE_CELLS = 8  # kept free for the tree of a request that leaves its shape to the drafter
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A request in the queue."""
 
     request: Request
-    shape: TreeShape
+    shape: TreeShape | None
     arrived_at: float
 
     @property
+    def num_tree_cells(self) -> int:
+        """Cells kept free for its tree."""
+        return MIN_TREE_CELLS if self.shape is None else len(self.shape)
+
+    @property
     def num_cells(self) -> int:
-        """The most cells that it can ever hold."""
-        return len(self.request.prompt_ids) + self.request.max_tokens + len(self.shape)
+        """Cells that it may count on: prompt, longest answer, a tree."""
+        return len(self.request.prompt_ids) + self.request.max_tokens + self.num_tree_cells
 
 
 @dataclass(slots=True)
@@ -66,7 +73,7 @@ class Scheduler:
     def _check_fits(self, waiting: Waiting) -> None:
         request = waiting.request
         length = len(request.prompt_ids) + request.max_tokens
-        limit = min(self._backend.max_position, self._backend.num_cells - len(waiting.shape))
+        limit = min(self._backend.max_position, self._backend.num_cells - waiting.num_tree_cells)
         if len(request.prompt_ids) >= limit:
             raise RequestError(
                 f"prompt has {len(request.prompt_ids)} tokens, the context holds {limit}; "
@@ -90,6 +97,12 @@ class Scheduler:
             waiting = self.waiting.popleft()
             self._reserved[waiting.request.id] = needed
             self.running.append(make(waiting))
+
+    @property
+    def num_draft_cells(self) -> int:
+        """Cells that the drafts of one step may take: what no request needs for its answer."""
+        answers = sum(len(s.request.prompt_ids) + s.request.max_tokens for s in self.running)
+        return self._backend.num_cells - answers
 
     def plan(self) -> Plan:
         """Prompt chunks in order of admission up to the step's budget, then who can decode."""

@@ -17,6 +17,8 @@ import numpy as np
 from gorgon.backend import Floats, Ints, Sampler
 from gorgon.request import Request, RequestStats
 from gorgon.speculation.acceptance import Accepted
+from gorgon.speculation.lookup import Match, Occurrences
+from gorgon.speculation.survival import Correction
 from gorgon.speculation.tree import DraftTree, TreeShape
 
 
@@ -35,16 +37,16 @@ class Side:
 class Sequence:
     """One admitted request.
 
-    ``hidden``, shape [1 + window, num_embd], are the states after the final norm at the last
-    computed positions, the latest first, zeros where they are not known; None before the first
-    step. ``drafted`` holds the token of every node of ``shape`` but the root, as the heads guessed
-    them after the root; None before the first step and in normal mode.
+    ``shape`` is the tree that it insists on, None where the drafter chooses. ``hidden``, shape
+    [1 + window, num_embd], are the states after the final norm at the last computed positions,
+    the latest first, zeros where they are not known; None before the first step. ``match`` and
+    ``guesses`` are what lookup and heads said of the token after the root, until it is known.
     """
 
     request: Request
     sampler: Sampler
     id: int
-    shape: TreeShape
+    shape: TreeShape | None
     admitted_at: float
     queue_time: float
     tokens: list[int]
@@ -52,11 +54,17 @@ class Sequence:
     cached_tokens: int = 0
     sides: list[Side] = field(default_factory=list)
     hidden: Floats | None = None
-    drafted: tuple[int, ...] | None = None
+    occurrences: Occurrences = field(default_factory=Occurrences)
+    match: Match | None = None
+    guesses: list[tuple[int, float]] = field(default_factory=list)
+    heads_correction: Correction = field(default_factory=Correction)
+    lookup_correction: Correction = field(default_factory=Correction)
     steps: int = 0
     num_drafted: int = 0
     drafted_by_depth: Counter[int] = field(default_factory=Counter)
     accepted_by_depth: Counter[int] = field(default_factory=Counter)
+    drafted_by_source: Counter[str] = field(default_factory=Counter)
+    accepted_by_source: Counter[str] = field(default_factory=Counter)
     prefill_time: float = 0.0
     decode_time: float = 0.0
     max_batch: int = 0
@@ -96,14 +104,23 @@ class Sequence:
         hidden[: len(known)] = known
         self.hidden = hidden
 
+    @property
+    def uses_heads(self) -> bool:
+        """Whether the heads may draft for it."""
+        return self.request.speculation.mode in ("medusa", "fixed")
+
+    def note_guesses(self, tokens: list[int], probs: list[float]) -> None:
+        """Keep what the heads say of the next token, corrected, to learn from it."""
+        self.guesses = list(zip(tokens, probs, strict=True))
+
     def count(self, tree: DraftTree, accepted: Accepted) -> None:
         """Add one step to the statistics."""
         self.steps += 1
         self.num_drafted += len(tree) - 1
-        for depth in tree.shape.depths[1:]:
-            self.drafted_by_depth[depth] += 1
-        for depth in range(1, len(accepted.path)):
-            self.accepted_by_depth[depth] += 1
+        self.drafted_by_depth.update(tree.shape.depths[1:])
+        self.drafted_by_source.update(tree.sources[1:])
+        self.accepted_by_depth.update(range(1, len(accepted.path)))
+        self.accepted_by_source.update([tree.sources[node] for node in accepted.path[1:]])
 
     def stats(self) -> RequestStats:
         """What the request cost so far."""
@@ -116,6 +133,8 @@ class Sequence:
             accepted=self.accepted_by_depth.total(),
             drafted_by_depth=tuple(self.drafted_by_depth[d] for d in depths),
             accepted_by_depth=tuple(self.accepted_by_depth[d] for d in depths),
+            drafted_by_source=dict(self.drafted_by_source),
+            accepted_by_source=dict(self.accepted_by_source),
             queue_time=self.queue_time,
             prefill_time=self.prefill_time,
             decode_time=self.decode_time,

@@ -10,9 +10,12 @@ from pathlib import Path
 from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Output, Sampler
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError, ModelError
+from gorgon.llama import kernels
 from gorgon.llama.context import MAX_SEQUENCES, Context
+from gorgon.llama.device import describe_device
 from gorgon.llama.heads import Heads
-from gorgon.llama.model import Model
+from gorgon.llama.library import SUPPORTED_VERSION
+from gorgon.llama.model import Model, ModelInfo
 from gorgon.llama.sampler import make_sampler
 from gorgon.request import SamplingParams
 
@@ -68,6 +71,9 @@ class LlamaBackend:
         self.max_position = self.model.info.num_ctx_train or self.num_cells
         self.eog_ids = self.model.eog_ids
         self.num_vocab = self.model.info.num_vocab
+        self.num_embd = self.model.info.num_embd
+        self.skips_hidden_cells = kernels.load().active and settings.flash_attention
+        self.identity = _identity(settings, self.model.info, heads)
         self.num_heads = self.heads.num_heads if self.heads else 0
         self.max_guesses = self.heads.top_k if self.heads else 0
         self.window = 0
@@ -98,6 +104,22 @@ class LlamaBackend:
             self.heads = None
         self.context.close()
         self.model.close()
+
+
+def _identity(settings: EngineSettings, model: ModelInfo, heads: Path | None) -> dict[str, str]:
+    """All that decides how long a step takes, to tell measurements apart."""
+    status = kernels.load()
+    return {
+        "model": f"{model.fingerprint} {model.path.stat().st_size}",
+        "heads": "" if heads is None else f"{heads.name} {heads.stat().st_size}",
+        "llama.cpp": SUPPORTED_VERSION,
+        "kernels": str(status.isa) if status.active else "",
+        "device": describe_device(settings.gpu_layers),
+        "threads": str(settings.threads),
+        "layers on the GPU": str(settings.gpu_layers),
+        "flash attention": str(settings.flash_attention),
+        "cache type": settings.cache_type,
+    }
 
 
 __all__ = ["BatchRow", "LlamaBackend", "ModelError", "Output", "default_model"]

@@ -150,6 +150,8 @@ def describe(generation: Generation, plain_time: float, mode: Mode) -> GenerateR
         accepted=stats.accepted,
         accepted_by_depth=list(stats.accepted_by_depth),
         drafted_by_depth=list(stats.drafted_by_depth),
+        accepted_by_source=dict(stats.accepted_by_source),
+        drafted_by_source=dict(stats.drafted_by_source),
         queue_time=stats.queue_time,
         prefill_time=stats.prefill_time,
         decode_time=stats.decode_time,

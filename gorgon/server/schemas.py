@@ -68,10 +68,11 @@ class GenerateRequest(BaseModel):
         )
 
     def speculation(self, mode: Mode) -> SpeculationParams:
-        """The speculation fields, for one of the two modes."""
+        """The speculation fields, for one of the modes; plain decoding has no use for a tree."""
+        tree = self.tree if mode in ("medusa", "fixed") else None
         return SpeculationParams(
             mode=mode,
-            tree=None if self.tree is None else tuple(tuple(path) for path in self.tree),
+            tree=None if tree is None else tuple(tuple(path) for path in tree),
             acceptance=self.acceptance,
             epsilon=self.epsilon,
             alpha=self.alpha,
@@ -105,6 +106,8 @@ class GenerateResponse(BaseModel):
     accepted: int
     accepted_by_depth: list[int]
     drafted_by_depth: list[int]
+    accepted_by_source: dict[str, int]
+    drafted_by_source: dict[str, int]
     queue_time: float
     prefill_time: float
     decode_time: float

@@ -13,6 +13,7 @@ has already drawn; every other node is a draft below its parent. Parents come be
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -118,15 +119,32 @@ class TreeShape:
         return TreeShape(parents, tuple(self.ranks[node] for node in kept)), tuple(kept)
 
 
+class Source(enum.StrEnum):
+    """Who drafted a node."""
+
+    ROOT = "root"  # drawn by the model, not drafted
+    HEADS = "heads"
+    LOOKUP = "lookup"
+    BOTH = "both"
+
+
 @dataclass(frozen=True)
 class DraftTree:
-    """A tree with its tokens; ``tokens[0]`` is the root, already drawn by the model."""
+    """A tree with its tokens; ``tokens[0]`` is the root, already drawn by the model.
+
+    ``probs[i]`` states how probable node i is once its parent has come, ``sources[i]`` who
+    drafted it. Both are for statistics and feedback, empty where nobody asks: acceptance does not
+    read them.
+    """
 
     shape: TreeShape
     tokens: tuple[int, ...]
+    probs: tuple[float, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.tokens) == len(self.shape)
+        assert len(self.probs) == len(self.sources) in (0, len(self.shape))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -144,7 +162,18 @@ ROOT_SHAPE = TreeShape((0,), (0,))
 
 def root_only(token: int) -> DraftTree:
     """The one-node tree: plain decoding."""
-    return DraftTree(ROOT_SHAPE, (token,))
+    return DraftTree(ROOT_SHAPE, (token,), (1.0,), (Source.ROOT,))
+
+
+@lru_cache(maxsize=4096)
+def shape_of(parents: tuple[int, ...]) -> TreeShape:
+    """The shape with these parents, ranks in the order of siblings; built once for each form."""
+    seen: dict[int, int] = {}
+    ranks = [0]
+    for parent in parents[1:]:
+        ranks.append(seen.get(parent, 0))
+        seen[parent] = ranks[-1] + 1
+    return TreeShape(parents, tuple(ranks))
 
 
 @lru_cache(maxsize=256)

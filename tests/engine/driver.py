@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from gorgon.config import EngineSettings
@@ -20,6 +21,7 @@ from gorgon.request import (
     StepResult,
     TreePaths,
 )
+from gorgon.speculation.cost import StepCost, StepTimes
 from tests.fake import FakeBackend
 
 PLAIN = SpeculationParams(mode="normal")
@@ -53,13 +55,21 @@ class Answer:
         return self.stats
 
 
+def flat_cost() -> StepCost:
+    """Tokens that cost next to nothing beside a step: every draft with a chance pays."""
+    sizes = (1, 64)
+    return StepCost(StepTimes((32,), sizes, np.array([[1.0, 1.01]])), 512)
+
+
 class Driver:
     """An engine, its fake backend, and all answers so far."""
 
-    def __init__(self, backend: FakeBackend | None = None, **settings: Any) -> None:
+    def __init__(
+        self, backend: FakeBackend | None = None, cost: StepCost | None = None, **settings: Any
+    ) -> None:
         self.backend = backend or FakeBackend()
         settings = {"prefill_chunk": 16, "prefill_batch": 48} | settings
-        self.engine = Engine(self.backend, EngineSettings(**settings))
+        self.engine = Engine(self.backend, EngineSettings(**settings), cost or flat_cost())
         self.answers: dict[str, Answer] = {}
         self._names = (f"r{i}" for i in itertools.count())
 
@@ -183,7 +193,10 @@ samplings = st.builds(
     frequency_penalty=st.sampled_from([0.0, 0.0, 1.0]),
     seed=st.integers(0, 99),
 )
-lossless = st.one_of(st.just(PLAIN), st.builds(SpeculationParams, tree=tree_paths()))
+AUTO, LOOKUP = SpeculationParams(), SpeculationParams(mode="lookup")
+lossless = st.one_of(
+    st.sampled_from([PLAIN, AUTO, LOOKUP]), st.builds(SpeculationParams, tree=tree_paths())
+)
 speculations = st.one_of(
     lossless,
     st.builds(

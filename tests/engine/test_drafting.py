@@ -50,7 +50,7 @@ def test_a_level_is_one_call_for_all_requests_and_nodes() -> None:
     for i in range(3):
         driver.submit((5, i), 30, medusa(BUSH))
     driver.submit((6,), 30, medusa(((0,), (1,))))
-    driver.step(2)
+    driver.step(3)
     counts = driver.backend.failures.counts
     assert counts["proposes"] == counts["deepens"] == 2
 
@@ -61,4 +61,4 @@ def test_a_level_that_fails_costs_drafts_only() -> None:
     answer = driver.submit((1, 2, 3), 12, medusa(CHAIN))
     driver.run()
     driver.expect(answer)
-    assert answer.depths == [0, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 0]
+    assert answer.depths == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gorgon.errors import DecodeError, HeadsError, QueueFullError, RequestError
 from gorgon.request import FinishReason, Request, SamplingParams, SpeculationParams
 from tests.engine.driver import BUSH, PLAIN, Driver, medusa, prompts, samplings, speculations
-from tests.fake import Failures, FakeBackend
+from tests.fake import Failures, FakeBackend, ToyModel
 
 LONG = tuple(i % 32 for i in range(100))
 
@@ -194,20 +194,12 @@ def test_a_tree_that_the_heads_cannot_fill_is_refused(
     assert refusal.value.field == "tree"
 
 
-def test_the_default_tree_is_cut_to_the_heads() -> None:
-    driver = Driver(FakeBackend(num_heads=1, max_guesses=1, agreement=1.0))
-    answer = driver.submit([1], 9, SpeculationParams())
+def test_without_heads_medusa_mode_drafts_by_lookup_alone() -> None:
+    driver = Driver(FakeBackend(ToyModel(num_vocab=4), num_heads=0, max_guesses=0))
+    answer = driver.submit([1, 2, 3] * 6, 40, SpeculationParams())
     driver.run()
     driver.expect(answer)
-    assert answer.sure_stats.drafted_by_depth == (4,)
-
-
-def test_without_heads_medusa_mode_is_plain_decoding() -> None:
-    driver = Driver(FakeBackend(num_heads=0, max_guesses=0))
-    answer = driver.submit([1], 9, SpeculationParams())
-    driver.run()
-    driver.expect(answer)
-    assert answer.sure_stats.drafted == 0
+    assert set(answer.sure_stats.drafted_by_source) == {"lookup"}
 
 
 # -- cancels --------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""Measuring what a step takes: t(n) at several contexts, and the heads, on an empty engine.
+
+All sizes take turns round after round, so that a machine that drifts hits all alike. Each size
+runs a few times in a row: the first time after another size tells what the change itself costs
+(graphs are built or captured anew), the others what the size costs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from gorgon.backend import Backend, BatchRow, DraftState
+from gorgon.speculation.cost import CallCost, StepTimes, smooth
+
+SIZES = (*range(1, 17), 20, 24, 32, 48, 64)
+CONTEXTS = (32, 512, 2048)
+_REPEATS = 2  # of a size in a row, after the one that follows a change
+_MAX_ROUNDS = 9
+_SEQUENCE = 1
+_HEADS_REPEATS = 5
+
+Clock = Callable[[], float]
+Progress = Callable[[float], None]
+
+
+@dataclass(slots=True)
+class Samples:
+    """Seconds of repeated steps by size, and seconds that changes of size cost on top."""
+
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    changes: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the drafter's choices rest on; ``change`` is seconds for a new batch size."""
+
+    times: StepTimes
+    change: float
+    propose: CallCost | None = None
+    deepen: CallCost | None = None
+
+
+def measure(
+    backend: Backend,
+    seconds: float,
+    *,
+    sizes: tuple[int, ...] = SIZES,
+    contexts: tuple[int, ...] = CONTEXTS,
+    clock: Clock = time.perf_counter,
+    progress: Progress = lambda done: None,
+) -> Measured:
+    """Time steps and heads for about ``seconds``, on an empty cache that is empty afterwards.
+
+    The shortest context comes first; a longer one is left out where filling it would take too
+    much of the time. A machine so slow that not even one round fits gets fewer sizes.
+    """
+    sizes = tuple(n for n in sizes if n <= min(backend.max_rows, backend.num_cells // 4))
+    limit = min(backend.num_cells, backend.max_position)
+    contexts = tuple(c for c in contexts if c + max(sizes) <= limit) or (1,)
+    end = clock() + seconds
+    curves: dict[int, Samples] = {}
+    for i, context in enumerate(contexts):
+        if curves and not _can_fill(curves, context, end - clock()):
+            break
+        _fill(backend, max(curves, default=0), context)
+        share = (end - clock()) / (len(contexts) - i)
+        curves[context] = _sample(backend, context, sizes, clock() + share, clock)
+        progress((i + 1) / len(contexts))
+    backend.clear()
+    known = tuple(n for n in sizes if all(n in samples.seconds for samples in curves.values()))
+    table = np.stack([smooth([s.seconds[n] for n in known]) for s in curves.values()])
+    changes = [change for samples in curves.values() for change in samples.changes]
+    propose, deepen = _measure_heads(backend, clock)
+    return Measured(
+        StepTimes(tuple(curves), known, table),
+        max(0.0, statistics.median(changes)) if changes else 0.0,
+        propose,
+        deepen,
+    )
+
+
+def _can_fill(curves: dict[int, Samples], context: int, left: float) -> bool:
+    """Whether computing the cells up to ``context`` takes at most a third of the time left."""
+    last, samples = max(curves.items())
+    largest = max(samples.seconds)
+    per_token = min(samples.seconds[largest]) / largest
+    return (context - last) * per_token < left / 3
+
+
+def _fill(backend: Backend, start: int, end: int) -> None:
+    for first in range(start, end, backend.max_rows):
+        last = min(end, first + backend.max_rows)
+        backend.prefill([BatchRow(0, position, (_SEQUENCE,)) for position in range(first, last)])
+
+
+def _sample(
+    backend: Backend, context: int, sizes: tuple[int, ...], end: float, clock: Clock
+) -> Samples:
+    samples = Samples()
+    for round_ in range(_MAX_ROUNDS):
+        for size in sizes:
+            if clock() > end and (round_ > 0 or size > 4):
+                return samples
+            first, *others = [_time(backend, context, size, clock) for _ in range(1 + _REPEATS)]
+            samples.seconds.setdefault(size, []).extend(others)
+            samples.changes.append(first - min(others))
+    return samples
+
+
+def _time(backend: Backend, context: int, size: int, clock: Clock) -> float:
+    rows = [BatchRow(0, context + i, (_SEQUENCE,)) for i in range(size)]
+    began = clock()
+    backend.decode(rows)
+    elapsed = clock() - began
+    backend.remove(_SEQUENCE, context)
+    return elapsed
+
+
+def _measure_heads(backend: Backend, clock: Clock) -> tuple[CallCost | None, CallCost | None]:
+    """The cost of the heads' two calls as lines through one row and eight."""
+    if not backend.num_heads:
+        return None, None
+    propose: dict[int, float] = {}
+    deepen: dict[int, float] = {}
+    for rows in (1, 8):
+        width = 1 + backend.window
+        hidden = np.ones((rows, width, backend.num_embd), np.float32)
+        state = DraftState(hidden, np.zeros((rows, width), np.int32))
+        states = backend.propose(state).states
+        propose[rows] = _median(partial(backend.propose, state), clock)
+        if states is not None:
+            tokens = np.zeros(rows, np.int32)
+            deepen[rows] = _median(partial(backend.deepen, states, tokens, 2), clock)
+    return _line(propose), _line(deepen) if deepen else None
+
+
+def _median(call: Callable[[], object], clock: Clock) -> float:
+    times = []
+    for _ in range(1 + _HEADS_REPEATS):
+        began = clock()
+        call()
+        times.append(clock() - began)
+    return statistics.median(times[1:])
+
+
+def _line(seconds: dict[int, float]) -> CallCost:
+    slope = max(0.0, (seconds[8] - seconds[1]) / 7)
+    return CallCost(max(seconds[1] - slope, 0.1 * seconds[1]), slope)

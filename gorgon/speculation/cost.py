@@ -1,0 +1,186 @@
+"""What a step costs by its number of tokens: t(n), measured, and corrected by the steps that run.
+
+Knows numbers only; who measures and where the numbers are kept is elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_DRIFT_RATE = 0.05  # of what one step deviates, taken into the whole curve
+_SHAPE_RATE = 0.03  # and into its own n
+_MAX_DEVIATION = math.log(2.0)  # a step that was interrupted says no more than this
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Measured seconds of a step: ``seconds[c, i]`` at ``contexts[c]`` cells, ``sizes[i]`` tokens.
+
+    Both axes rise; every n up to some limit is there, larger ones with gaps.
+    """
+
+    contexts: tuple[int, ...]
+    sizes: tuple[int, ...]
+    seconds: Floats
+
+    def __post_init__(self) -> None:
+        assert self.seconds.shape == (len(self.contexts), len(self.sizes))
+        assert list(self.contexts) == sorted(set(self.contexts))
+        assert list(self.sizes) == sorted(set(self.sizes))
+        assert self.sizes[0] == 1
+        assert np.all(self.seconds > 0)
+
+
+class StepCost:
+    """t(n) at any context, kept true by what steps really take.
+
+    The estimate is the measured curve times a drift common to all n (a busy or throttled machine)
+    and a deviation of each n. Contexts between measured ones are interpolated, sizes beyond the
+    largest extrapolated by the curve's last slope.
+
+    Args:
+        times: the measurement.
+        max_tokens: the largest n asked for.
+        change: seconds that a step costs on top when its n is not that of the step before.
+        batch_sizes: where given, a step of n tokens costs what the next of these sizes costs:
+            devices that compile a graph for a size run at few of them.
+    """
+
+    def __init__(
+        self,
+        times: StepTimes,
+        max_tokens: int,
+        change: float = 0.0,
+        batch_sizes: Sequence[int] | None = None,
+    ) -> None:
+        self.times, self.max_tokens = times, max_tokens
+        self._change, self._last = change, 1
+        n = np.arange(1, max_tokens + 1)
+        self._contexts = np.array(times.contexts, np.float64)
+        self._table = np.stack([_extend(np.array(times.sizes), row, n) for row in times.seconds])
+        self._drift = 0.0
+        self._deviation = np.zeros(max_tokens)
+        self._size_of = _round_up(n, batch_sizes) - 1
+
+    def seconds(self, context: float) -> Floats:
+        """t(n) in seconds, shape [max_tokens + 1]; t(0) is 0."""
+        curve = np.empty(self.max_tokens + 1)
+        curve[0] = 0.0
+        known = self._at(context) * np.exp(self._deviation + self._drift)
+        curve[1:] = known[self._size_of]
+        return curve
+
+    def next_seconds(self, context: float) -> Floats:
+        """t(n) for the step after the last one observed, a change of n counted in.
+
+        Half of it: a size that is better stays better, so its change is paid once, not by step.
+        """
+        curve = self.seconds(context)
+        if self._change > 0:
+            curve[1:] += 0.5 * self._change
+            curve[self._last] -= 0.5 * self._change
+        return curve
+
+    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+        """Learn from a step of ``num_tokens`` that took ``seconds``."""
+        if not 1 <= num_tokens <= self.max_tokens or seconds <= 0:
+            return
+        i = self._size_of[num_tokens - 1]
+        if num_tokens != self._last:
+            seconds = max(seconds - self._change, 0.5 * seconds)
+        self._last = num_tokens
+        expected = self._at(context)[i] * math.exp(self._deviation[i] + self._drift)
+        error = math.log(seconds / expected)
+        error = min(max(error, -_MAX_DEVIATION), _MAX_DEVIATION)
+        self._drift += _DRIFT_RATE * error
+        self._deviation[i] += _SHAPE_RATE * error
+
+    def _at(self, context: float) -> Floats:
+        """The measured curve at ``context``, without what was learnt since."""
+        if len(self._contexts) == 1:
+            first: Floats = self._table[0]
+            return first
+        upper = int(np.searchsorted(self._contexts, context).clip(1, len(self._contexts) - 1))
+        low, high = self._contexts[upper - 1], self._contexts[upper]
+        part = (max(context, self._contexts[0]) - low) / (high - low)
+        below = self._table[upper - 1]
+        line: Floats = np.maximum(below + part * (self._table[upper] - below), 0.5 * below)
+        return line
+
+
+@dataclass(slots=True)
+class CallCost:
+    """Seconds of a call by its rows, ``base + per_row * rows``, following what calls take."""
+
+    base: float
+    per_row: float
+
+    def at(self, rows: int) -> float:
+        """Seconds for ``rows``."""
+        return self.base + self.per_row * rows
+
+    def observe(self, rows: int, seconds: float, rate: float = 0.05) -> None:
+        """Learn from one call; one that took long for another reason says little."""
+        expected = self.at(rows)
+        factor = 1.0 + rate * (min(seconds / expected, 2.0) - 1.0)
+        self.base *= factor
+        self.per_row *= factor
+
+
+def smooth(samples: Sequence[Sequence[float]]) -> Floats:
+    """Lower quartiles of repeated times by rising n, falls within their noise taken out.
+
+    The quartile, since whatever else a machine does only ever adds to a time. A fall from n to n + 1 is kept where it exceeds the noise of both (kernels that work
+    in fours are faster at 4 than at 3); else both get their mean (pooling adjacent violators).
+
+    Args:
+        samples: for each n the seconds of its repeats, at least one.
+    """
+    levels = np.array([np.percentile(times, 25) for times in samples])
+    noise = np.array([_standard_error(times) for times in samples])
+    pools: list[tuple[float, float, int]] = []
+    for value, spread in zip(levels, noise, strict=True):
+        pool = (float(value), float(spread), 1)
+        while pools and 0 < pools[-1][0] - pool[0] <= 2.0 * math.hypot(pools[-1][1], pool[1]):
+            left = pools.pop()
+            count = left[2] + pool[2]
+            mean = (left[0] * left[2] + pool[0] * pool[2]) / count
+            pool = (mean, max(left[1], pool[1]), count)
+        pools.append(pool)
+    return np.concatenate([np.full(count, value) for value, _, count in pools])
+
+
+def _standard_error(times: Sequence[float]) -> float:
+    """Of the median, from the median absolute deviation; 2 % where there are too few repeats."""
+    middle = float(np.median(times))
+    if len(times) < 3:
+        return 0.02 * middle
+    spread = 1.4826 * float(np.median(np.abs(np.asarray(times) - middle)))
+    return 1.2533 * spread / math.sqrt(len(times))
+
+
+def _extend(sizes: npt.NDArray[np.int_], seconds: Floats, n: npt.NDArray[np.int_]) -> Floats:
+    """``seconds`` at every ``n``: between sizes on a line, beyond the last on its slope."""
+    curve: Floats = np.interp(n, sizes, seconds)
+    if len(sizes) > 1:
+        first = len(sizes) // 2 if len(sizes) > 2 else 0
+        slope = (seconds[-1] - seconds[first]) / (sizes[-1] - sizes[first])
+        beyond = n > sizes[-1]
+        curve[beyond] = seconds[-1] + max(slope, 0.0) * (n[beyond] - sizes[-1])
+    return curve
+
+
+def _round_up(n: npt.NDArray[np.int_], batch_sizes: Sequence[int] | None) -> npt.NDArray[np.int_]:
+    """The size at which ``n`` tokens run: the next of ``batch_sizes``, n itself beyond the last."""
+    if not batch_sizes:
+        return n
+    sizes = np.array(sorted(batch_sizes))
+    places = np.searchsorted(sizes, n)
+    return np.where(places < len(sizes), sizes[np.minimum(places, len(sizes) - 1)], n)

@@ -1,0 +1,90 @@
+"""t(n): smoothing of measurements, interpolation, and following what steps really take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gorgon.speculation.cost import CallCost, StepCost, StepTimes, smooth
+
+
+def line(slope: float = 1.0, contexts: tuple[int, ...] = (0, 1000)) -> StepTimes:
+    """10 + slope (n - 1) at an empty context, twice that at 1,000 cells."""
+    sizes = (1, 2, 3, 4, 8)
+    base = np.array([10.0 + slope * (n - 1) for n in sizes])
+    return StepTimes(contexts, sizes, np.stack([base * (1 + c / 1000) for c in contexts]))
+
+
+def test_sizes_between_and_beyond_the_measured_ones_lie_on_its_lines() -> None:
+    curve = StepCost(line(), 32).seconds(0)
+    assert curve[0] == 0
+    assert curve[1:] == pytest.approx([10.0 + n - 1 for n in range(1, 33)])
+
+
+@pytest.mark.parametrize(("context", "factor"), [(0, 1), (500, 1.5), (1000, 2), (2000, 3)])
+def test_contexts_are_interpolated_and_continued(context: int, factor: float) -> None:
+    assert StepCost(line(), 4).seconds(context)[1] == pytest.approx(10 * factor)
+
+
+def test_a_machine_that_slows_down_moves_the_whole_curve() -> None:
+    cost = StepCost(line(), 16)
+    for _ in range(200):
+        cost.observe(1, 0, 15.0)
+    assert cost.seconds(0)[1] == pytest.approx(15.0, rel=0.02)
+    assert cost.seconds(0)[8] > 1.2 * line().seconds[0][4]
+
+
+def test_a_size_that_is_dearer_than_measured_stands_out() -> None:
+    cost = StepCost(line(), 16)
+    for _ in range(300):
+        cost.observe(1, 0, 10.0)
+        cost.observe(4, 0, 26.0)
+    assert cost.seconds(0)[4] / cost.seconds(0)[1] == pytest.approx(2.6, rel=0.1)
+    assert cost.seconds(0)[5] / cost.seconds(0)[1] < 2.0
+
+
+def test_one_interrupted_step_changes_little() -> None:
+    cost = StepCost(line(), 16)
+    cost.observe(1, 0, 5000.0)
+    assert cost.seconds(0)[1] < 10.7
+
+
+def test_fixed_batch_sizes_cost_what_the_next_one_costs() -> None:
+    curve = StepCost(line(), 16, batch_sizes=(1, 4, 8)).seconds(0)
+    assert curve[2] == curve[3] == curve[4] == pytest.approx(13)
+    assert curve[5] == curve[8] == pytest.approx(17)
+    assert curve[9] == pytest.approx(18)
+
+
+def test_a_change_of_size_is_counted_in() -> None:
+    cost = StepCost(line(), 16, change=4.0)
+    cost.observe(4, 0, 17.0)
+    curve = cost.next_seconds(0)
+    assert curve[4] == pytest.approx(13.0, rel=0.01)
+    assert curve[3] == pytest.approx(14.0, rel=0.01)
+
+
+def test_noise_does_not_make_more_tokens_cheaper_but_a_real_dip_stays() -> None:
+    noisy = smooth([[10.0, 10.2, 9.8], [12.4, 12.0, 12.2], [12.1, 11.9, 12.3], [13.0, 13.1, 12.9]])
+    assert list(noisy) == sorted(noisy)
+    dip = smooth([[10.0, 10.1, 9.9], [19.0, 19.1, 18.9], [15.0, 15.1, 14.9]])
+    assert dip == pytest.approx([9.95, 18.95, 14.95])
+
+
+@given(st.lists(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=5), min_size=1, max_size=20))
+def test_smoothing_keeps_the_number_and_the_range(samples: list[list[float]]) -> None:
+    levels = [float(np.percentile(times, 25)) for times in samples]
+    smoothed = smooth(samples)
+    assert len(smoothed) == len(samples)
+    assert smoothed.min() >= min(levels) - 1e-12
+    assert smoothed.max() <= max(levels) + 1e-12
+
+
+def test_a_call_follows_what_calls_take() -> None:
+    cost = CallCost(1.0, 0.5)
+    for _ in range(200):
+        cost.observe(2, 4.0)
+    assert cost.at(2) == pytest.approx(4.0, rel=0.02)
+    assert cost.at(4) == pytest.approx(6.0, rel=0.02)
