@@ -26,7 +26,9 @@ ROWS: tuple[frozenset[str], ...] = (
 # Outside libraries that only these parts may import; "*" is every part.
 HOMES: dict[str, frozenset[str]] = {
     "numpy": frozenset({"*"}),
-    "pydantic": frozenset({"config", "server", "cli", "terminal", "compile", "training", "bench"}),
+    "pydantic": frozenset(
+        {"config", "engine", "server", "cli", "terminal", "compile", "training", "bench"}
+    ),
     "pydantic_settings": frozenset({"config"}),
     "llama_cpp": frozenset({"llama"}),
     "ctypes": frozenset({"llama"}),

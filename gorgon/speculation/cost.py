@@ -137,8 +137,9 @@ class CallCost:
 def smooth(samples: Sequence[Sequence[float]]) -> Floats:
     """Lower quartiles of repeated times by rising n, falls within their noise taken out.
 
-    The quartile, since whatever else a machine does only ever adds to a time. A fall from n to n + 1 is kept where it exceeds the noise of both (kernels that work
-    in fours are faster at 4 than at 3); else both get their mean (pooling adjacent violators).
+    The quartile, since whatever else a machine does only ever adds to a time. A fall from n to
+    n + 1 is kept where it exceeds the noise of both (kernels that work in fours are faster at 4
+    than at 3); else both get their mean (pooling adjacent violators).
 
     Args:
         samples: for each n the seconds of its repeats, at least one.
