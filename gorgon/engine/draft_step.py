@@ -32,26 +32,29 @@ class DraftStep:
         self.candidates, self.sequences, self.free = candidates, sequences, free
         self._num_sure = len(candidates)
         self._curve = curve
-
-    def _ranked(self) -> list[int]:
-        """Drafts that may be left out, the likeliest first."""
-        first = self._num_sure
-        return [node for node in self.candidates.by_survival() if node >= first]
+        self.choice = budget.choose(np.empty(0), self._num_sure, curve)
 
     def choose(self, spent: float = 0.0) -> budget.Choice:
-        """The best number of drafts beside the roots and the fixed trees."""
-        survivals = [self.candidates.survivals[node] for node in self._ranked()]
-        return budget.choose(np.array(survivals, np.float64), self._num_sure, self._curve, spent)
+        """Find the best number of drafts beside the roots and the fixed trees, and keep it."""
+        survivals = np.array(self.candidates.survivals[self._num_sure :], np.float64)
+        survivals[::-1].sort()
+        self.choice = budget.choose(survivals, self._num_sure, self._curve, spent)
+        return self.choice
 
-    def floor(self, spent: float) -> float:
-        """Survival below which no draft can pay, at the rate to be had so far."""
-        return budget.least_survival(self._num_sure, self._curve, self.choose(spent).rate)
+    def floor(self) -> float:
+        """Survival below which no draft can pay, at the rate of the last choice."""
+        return budget.least_survival(self._num_sure, self._curve, self.choice.rate)
 
-    def price(self, choice: budget.Choice) -> float:
-        """Survival that one more draft beside those chosen must have to pay."""
-        return budget.least_survival(self._num_sure + choice.num_drafts, self._curve, choice.rate)
+    def price(self) -> float:
+        """Survival that one more draft beside those last chosen must have to pay."""
+        num_tokens = self._num_sure + self.choice.num_drafts
+        return budget.least_survival(num_tokens, self._curve, self.choice.rate)
 
-    def trees(self, num_drafts: int) -> list[DraftTree]:
-        """The trees of the fixed drafts and the ``num_drafts`` likeliest of the others."""
-        fixed = range(self.candidates.num_roots, self._num_sure)
-        return self.candidates.trees([*fixed, *self._ranked()[:num_drafts]])
+    def trees(self) -> list[DraftTree]:
+        """The trees of the fixed drafts and the likeliest of the others, as last chosen."""
+        first = self.candidates.num_roots
+        fixed = list(range(first, self._num_sure))
+        if self.choice.num_drafts:
+            ranked = [node for node in self.candidates.by_survival() if node >= self._num_sure]
+            fixed += ranked[: self.choice.num_drafts]
+        return self.candidates.trees(fixed)

@@ -27,12 +27,12 @@ from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
 from gorgon.speculation.lookup import LookupSurvival, Match
-from gorgon.speculation.survival import Inheritance, apply_all
+from gorgon.speculation.survival import Correction, Inheritance, apply_all
 from gorgon.speculation.tree import ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
 
 logger = logging.getLogger("gorgon.engine")
 
-_MAX_LOOKUP = 24  # tokens of a match looked at
+_MAX_LOOKUP = 16  # tokens of a match looked at
 _MAX_TREE = 63  # drafts of one request
 _TESTED_GUESSES = 3  # first guesses of the heads that are tested by the next token, drafted or not
 _TOP_RATE = 0.02  # of one step in the mean probability of best guesses by depth
@@ -133,19 +133,10 @@ class Drafter:
         free = [i for i, s in enumerate(sequences) if s.shape is None and s.num_remaining > 1]
         curve = self.cost.next_seconds(context)[: len(roots) + limits.drafts + 1]
         step = DraftStep(candidates, sequences, free, curve)
-        return step.trees(self._choose(step) if free else 0)
-
-    def _choose(self, step: DraftStep) -> int:
-        """Ask the sources and let the budget decide; how many drafts to take."""
-        self._add_lookups(step)
-        plain, num_requests = step.choose(), len(step.sequences)
-        roots = [i for i in step.free if _can_use_heads(step.sequences[i])]
-        if not self._backend.num_heads or not roots or not self._gate.is_open(num_requests):
-            return plain.num_drafts
-        spent = self._add_heads(step, roots)
-        chosen = step.choose(spent)
-        self._gate.learn(num_requests, math.log(chosen.rate / plain.rate))
-        return chosen.num_drafts
+        if free:
+            self._add_lookups(step)
+            self._add_heads(step)
+        return step.trees()
 
     def _add_fixed(self, candidates: Candidates, sequences: Seq[Sequence], max_drafts: int) -> None:
         """Fill the trees that requests insist on."""
@@ -166,40 +157,52 @@ class Drafter:
     # -- lookup -----------------------------------------------------------------------------------
 
     def _add_lookups(self, step: DraftStep) -> None:
+        floor = step.floor()
         for root in step.free:
             sequence = step.sequences[root]
-            match = sequence.occurrences.match(sequence.tokens, _MAX_LOOKUP)
-            sequence.match = match
+            match = sequence.match = sequence.occurrences.match(sequence.tokens, _MAX_LOOKUP)
             if match is not None:
-                step.candidates.add_chain(root, match.tokens, self._lookup_probs(sequence, match))
+                self._add_chain(step.candidates, root, match, sequence.lookup_correction, floor)
+        step.choose()
 
-    def _lookup_probs(self, sequence: Sequence, match: Match) -> list[float]:
-        """Each further token belongs to a match that is longer by one."""
-        correct = sequence.lookup_correction.apply
-        return [correct(self._lookup.at(match.length + i), 1) for i in range(len(match.tokens))]
+    def _add_chain(
+        self, candidates: Candidates, root: int, match: Match, correction: Correction, floor: float
+    ) -> None:
+        """The tokens after a match below each other; each belongs to a match longer by one."""
+        node, survival = root, 1.0
+        for i, token in enumerate(match.tokens[: candidates.room_below(root)]):
+            prob = correction.apply(self._lookup.at(match.length + i), 1)
+            survival *= prob
+            if survival < floor:
+                break
+            node = candidates.add(node, token, prob, Source.LOOKUP)
 
     # -- heads ------------------------------------------------------------------------------------
 
-    def _add_heads(self, step: DraftStep, roots: list[int]) -> float:
-        """Add what the heads guess, as deep as it pays; seconds that this should have taken."""
+    def _add_heads(self, step: DraftStep) -> None:
+        """Add what the heads guess, as deep as it pays, if lately it paid to ask them."""
+        roots = [i for i in step.free if _can_use_heads(step.sequences[i])]
+        num_requests, without = len(step.sequences), step.choice
+        if not self._backend.num_heads or not roots or not self._gate.is_open(num_requests):
+            return
         guesses = self._ask_heads([step.sequences[root] for root in roots])
         spent = self.propose_cost.at(len(roots))
         if guesses is None:
-            return spent
+            return
         if guesses.states is None:
-            self._add_independent(step, roots, guesses, spent)
-            return spent
-        return self._add_levels(step, roots, guesses, spent)
+            self._add_independent(step, roots, guesses)
+            step.choose(spent)
+        else:
+            self._add_levels(step, roots, guesses, spent)
+        self._gate.learn(num_requests, math.log(step.choice.rate / without.rate))
 
-    def _add_independent(
-        self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
-    ) -> None:
+    def _add_independent(self, step: DraftStep, roots: list[int], guesses: Guesses) -> None:
         shifts = [
             [step.sequences[r].heads_correction.shift(d + 1) for d in range(guesses.probs.shape[1])]
             for r in roots
         ]
         probs = apply_all(guesses.probs, shifts)
-        floor = step.floor(spent)
+        floor = step.floor()
         all_tokens, all_probs = guesses.tokens.tolist(), probs.tolist()
         for root, tokens, ranked in zip(roots, all_tokens, all_probs, strict=True):
             step.sequences[root].note_guesses(tokens[0], ranked[0])
@@ -207,27 +210,27 @@ class Drafter:
 
     def _add_levels(
         self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
-    ) -> float:
+    ) -> None:
         """Conditioned heads: one call for each depth, about the nodes worth going on from."""
         parents = roots
         for depth in range(1, self._backend.num_heads + 1):
-            rows = self._add_level(step, parents, guesses, depth, step.floor(spent))
-            parents = self._worth_deepening(step, rows, depth + 1, spent)
+            rows = self._add_level(step, parents, guesses, depth)
+            step.choose(spent)
+            parents = self._worth_deepening(step, rows, depth + 1)
             if not parents:
-                break
+                return
             above = [(rows[node], step.candidates.tokens[node]) for node in parents]
             below = self._go_deeper(guesses, above, depth + 1)
             if below is None:
-                break
+                return
             spent += self.deepen_cost.at(len(parents))
             guesses = below
-        return spent
 
     def _add_level(
-        self, step: DraftStep, parents: list[int], guesses: Guesses, depth: int, floor: float
+        self, step: DraftStep, parents: list[int], guesses: Guesses, depth: int
     ) -> dict[int, int]:
         """Add the guesses below ``parents``; each new node with the row its guess stands in."""
-        candidates = step.candidates
+        candidates, floor = step.candidates, step.floor()
         owners = [step.sequences[candidates.owner(parent)] for parent in parents]
         probs = apply_all(
             guesses.probs[:, 0], [owner.heads_correction.shift(depth) for owner in owners]
@@ -247,19 +250,16 @@ class Drafter:
                 rows[candidates.add(parent, token, prob, Source.HEADS)] = row
         return rows
 
-    def _worth_deepening(
-        self, step: DraftStep, rows: dict[int, int], depth: int, spent: float
-    ) -> list[int]:
+    def _worth_deepening(self, step: DraftStep, rows: dict[int, int], depth: int) -> list[int]:
         """The nodes whose best guess at ``depth`` should survive often enough to pay the call."""
         if depth > self._backend.num_heads:
             return []
-        candidates, choice = step.candidates, step.choose(spent)
-        price = step.price(choice)
+        candidates, price, rate = step.candidates, step.price(), step.choice.rate
         nodes = [node for node in rows if candidates.room_below(node) > 0]
         nodes.sort(key=candidates.survivals.__getitem__, reverse=True)
         gains = np.array([candidates.survivals[node] for node in nodes]) * self._top[depth] - price
         call = self.deepen_cost
-        return nodes[: budget.num_worth(gains, choice.rate * call.base, choice.rate * call.per_row)]
+        return nodes[: budget.num_worth(gains, rate * call.base, rate * call.per_row)]
 
     def _ask_heads(self, sequences: list[Sequence]) -> Guesses | None:
         """The heads' first guesses; None when they fail, which costs drafts, not answers."""

@@ -93,12 +93,6 @@ class Candidates:
         for child in self._children[node].values():
             self._update_survival(child)
 
-    def add_chain(self, root: int, tokens: Sequence[int], probs: Sequence[float]) -> None:
-        """Looked-up tokens below each other, as far as the tree may go."""
-        node = root
-        for token, prob in zip(tokens[: self.room_below(root)], probs, strict=False):
-            node = self.add(node, token, prob, Source.LOOKUP)
-
     def add_product(
         self,
         root: int,

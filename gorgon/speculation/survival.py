@@ -36,8 +36,8 @@ class Correction:
 
     def apply(self, probability: float, depth: int) -> float:
         """The corrected probability of one draft."""
-        p = min(max(probability, _EPSILON), 1.0 - _EPSILON)
-        return 1.0 / (1.0 + (1.0 - p) / p * math.exp(-self.shift(depth)))
+        p = _EPSILON if probability < _EPSILON else min(probability, 1.0 - _EPSILON)
+        return p / (p + (1.0 - p) * math.exp(-self.common - self.by_depth[min(depth, 16)]))
 
     def learn(self, corrected: float, depth: int, came: bool) -> None:
         """Note whether a draft that stated ``corrected`` came, its parent having come."""

@@ -50,7 +50,7 @@ def test_any_leading_part_makes_whole_trees(candidates: Candidates, count: int) 
 
 def test_two_sources_that_agree_are_likelier_than_either() -> None:
     candidates = Candidates([0], [4])
-    candidates.add_chain(0, [7, 8], [0.5, 0.5])
+    candidates.add(candidates.add(0, 7, 0.5, Source.LOOKUP), 8, 0.5, Source.LOOKUP)
     node = candidates.add(0, 7, 0.6, Source.HEADS)
     assert candidates.probs[node] == pytest.approx(0.8)
     assert candidates.sources[node] is Source.BOTH
@@ -59,10 +59,12 @@ def test_two_sources_that_agree_are_likelier_than_either() -> None:
     assert len(candidates) == 3
 
 
-def test_a_chain_ends_where_the_answer_does() -> None:
+def test_room_ends_where_the_answer_does() -> None:
     candidates = Candidates([0, 1], [2, 0])
-    candidates.add_chain(0, [5, 6, 7], [0.9] * 3)
-    candidates.add_chain(1, [5, 6, 7], [0.9] * 3)
+    first = candidates.add(0, 5, 0.9, Source.LOOKUP)
+    second = candidates.add(first, 6, 0.9, Source.LOOKUP)
+    assert [candidates.room_below(node) for node in (0, 1, first, second)] == [2, 0, 1, 0]
+    candidates.add_product(1, [[7]], [[0.9]], floor=0.0, max_nodes=4)
     assert candidates.num_drafts == 2
 
 
