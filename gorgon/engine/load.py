@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gorgon.config import EngineSettings
 from gorgon.engine import profile
 from gorgon.engine.engine import Engine
-from gorgon.engine.measure import Measured, measure
+from gorgon.engine.measure import Measured, measure, still_holds
 from gorgon.llama.backend import LlamaBackend
 from gorgon.llama.model import Model
 from gorgon.request import Request, SpeculationParams
@@ -80,6 +80,9 @@ def measure_once(backend: LlamaBackend, settings: EngineSettings) -> Measured:
     """What steps take on this machine: from an earlier start, or measured now."""
     folder, identity = settings.profile_folder, backend.identity
     measured = profile.read(folder, identity)
+    if measured is not None and not still_holds(backend, measured.times):
+        logger.info("steps no longer take what was measured here")
+        measured = None
     if measured is None:
         logger.info("measuring what steps take here, once, %.0f s", settings.measure_seconds)
         measured = measure(backend, settings.measure_seconds)

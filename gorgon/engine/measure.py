@@ -23,6 +23,8 @@ CONTEXTS = (32, 512, 2048)
 _REPEATS = 2  # of a size in a row, after the one that follows a change
 _MAX_ROUNDS = 9
 _SEQUENCE = 1
+_CHECKED_SIZES = (1, 2, 4, 8)
+_MAX_DISAGREEMENT = 1.5
 _HEADS_REPEATS = 5
 
 Clock = Callable[[], float]
@@ -84,6 +86,22 @@ def measure(
         propose,
         deepen,
     )
+
+
+def still_holds(backend: Backend, times: StepTimes, clock: Clock = time.perf_counter) -> bool:
+    """Whether a few steps take what ``times`` say, up to a common factor.
+
+    A measurement taken while something else kept the machine busy is wrong for good; drift of the
+    whole machine is not, and is followed while serving.
+    """
+    sizes = [n for n in _CHECKED_SIZES if n in times.sizes]
+    _fill(backend, 0, min(times.contexts))
+    found = []
+    for size in sizes:
+        times_found = [_time(backend, min(times.contexts), size, clock) for _ in range(4)]
+        found.append(min(times_found[1:]) / times.seconds[0][times.sizes.index(size)])
+    backend.clear()
+    return bool(max(found) < _MAX_DISAGREEMENT * min(found))
 
 
 def _can_fill(curves: dict[int, Samples], context: int, left: float) -> bool:

@@ -6,6 +6,7 @@ them all. A file that cannot be read is measured anew, never an error.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -92,7 +93,8 @@ def write(folder: Path, identity: Mapping[str, str], measured: Measured) -> None
         part.write_text(Profile.of(measured, identity).model_dump_json(indent=1), "utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         logger.warning("%s: the measurement is not kept: %s", path, error.strerror or error)
 
 
