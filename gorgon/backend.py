@@ -155,6 +155,9 @@ class Backend(Protocol):
             HeadsError: when the device fails.
         """
 
+    def check_sampling(self, params: SamplingParams) -> None:
+        """``RequestError`` unless ``make_sampler`` can make a sampler of ``params``."""
+
     def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
         """A fresh sampler for one request."""
 

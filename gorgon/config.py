@@ -53,6 +53,9 @@ class EngineSettings(BaseSettings):
     max_waiting: int = Field(
         default=256, ge=0, description="requests queued before 429 is answered"
     )
+    max_queue_time: float = Field(
+        default=60.0, gt=0, description="seconds in the queue before 429 is answered"
+    )
     prefill_chunk: int = Field(
         default=128,
         ge=1,

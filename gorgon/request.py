@@ -14,6 +14,7 @@ Acceptance = Literal["lossless", "typical"]
 TreePaths = tuple[tuple[int, ...], ...]
 
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED: "draw one at random"
+MAX_LOGPROBS = 20  # alternatives a token, OpenAI's limit
 
 
 class FinishReason(enum.StrEnum):
@@ -31,7 +32,10 @@ class SamplingParams:
 
     The defaults are greedy decoding with no penalty. Ranges: ``temperature`` >= 0 (0 is greedy),
     ``top_k`` >= 0 (0 is off), ``top_p`` in (0, 1], ``min_p`` in [0, 1],
-    ``repetition_penalty`` > 0, the two other penalties in [-2, 2].
+    ``repetition_penalty`` > 0, the two other penalties in [-2, 2]. ``logit_bias`` adds to the
+    logits of single tokens, -100 to 100. ``grammar`` (GBNF, start rule ``root``) allows only
+    tokens that continue a text of its language, from the first token on or, with
+    ``grammar_trigger``, from where the model writes that string.
     """
 
     temperature: float = 0.0
@@ -42,6 +46,9 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: str | None = None
+    grammar_trigger: str | None = None
 
     def __post_init__(self) -> None:
         _check(0.0 <= self.temperature <= 100.0, "temperature", "between 0 and 100")
@@ -52,6 +59,8 @@ class SamplingParams:
         _check(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "between -2 and 2")
         _check(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "between -2 and 2")
         _check(self.seed is None or 0 <= self.seed <= MAX_SEED, "seed", f"between 0 and {MAX_SEED}")
+        biases = [bias for _, bias in self.logit_bias]
+        _check(all(-100.0 <= b <= 100.0 for b in biases), "logit_bias", "between -100 and 100")
 
     @property
     def has_penalties(self) -> bool:
@@ -65,7 +74,12 @@ class SamplingParams:
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the draw is the argmax of the untouched logits."""
-        return self.temperature == 0.0 and not self.has_penalties
+        return (
+            self.temperature == 0.0
+            and not self.has_penalties
+            and not self.logit_bias
+            and self.grammar is None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +113,11 @@ class SpeculationParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation: prompt token ids in, at most ``max_tokens`` new token ids out."""
+    """One generation: prompt token ids in, at most ``max_tokens`` new token ids out.
+
+    ``num_logprobs`` asks for the log-probability of every new token and of as many likeliest ones
+    beside it (0: none beside it; None: no log-probabilities).
+    """
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -108,10 +126,20 @@ class Request:
     speculation: SpeculationParams = field(default_factory=SpeculationParams)
     ignore_eos: bool = False
     reuse_prefix: bool = True
+    num_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _check(len(self.prompt_ids) > 0, "prompt", "at least one token")
         _check(self.max_tokens >= 1, "max_length", "1 or more")
+        count = self.num_logprobs
+        _check(count is None or 0 <= count <= MAX_LOGPROBS, "logprobs", f"0 to {MAX_LOGPROBS}")
+        is_biased = self.sampling.grammar is not None or bool(self.sampling.logit_bias)
+        if self.speculation.acceptance == "typical" and is_biased:
+            raise RequestError(
+                "acceptance 'typical' weighs the model's own distribution, so it goes with "
+                "neither grammar nor logit_bias; use 'lossless'",
+                field="acceptance",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +169,24 @@ class RequestStats:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was, in nats, by the model's logits before any sampling setting.
+
+    ``top`` holds the likeliest tokens with theirs, likeliest first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step gave one request.
 
     ``depths[i]`` is 0 where ``tokens[i]`` was drawn with no draft behind it and d where it was
-    drafted at depth d of the tree and accepted. ``finish`` and ``stats`` come with the last one.
+    drafted at depth d of the tree and accepted. ``logprobs`` has one entry a token if the request
+    asked for them. ``finish`` and ``stats`` come with the last one.
     """
 
     request_id: str
@@ -154,6 +195,7 @@ class StepResult:
     finish: FinishReason | None = None
     stats: RequestStats | None = None
     error: Exception | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def _check(ok: bool, name: str, allowed: str) -> None:

@@ -209,6 +209,9 @@ class FakeBackend:
             raise HeadsError("injected")
         return self._advance(states, tokens)
 
+    def check_sampling(self, params: SamplingParams) -> None:
+        assert params.grammar is None, "the toy model knows no text"
+
     def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> FakeSampler:
         self.samplers.append(FakeSampler(params, prompt))
         return self.samplers[-1]

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from gorgon.backend import Backend, BatchRow, Output
 from gorgon.config import EngineSettings
 from gorgon.engine.drafter import Drafter, Limits
+from gorgon.engine.logprobs import token_logprob
 from gorgon.engine.pool import Placement, SequencePool
 from gorgon.engine.scheduler import Scheduler, Waiting
 from gorgon.engine.sequence import Sequence
-from gorgon.errors import GorgonError, RequestError
-from gorgon.request import FinishReason, Request, RequestStats, StepResult
+from gorgon.errors import GorgonError, QueueFullError, RequestError
+from gorgon.request import FinishReason, Request, RequestStats, StepResult, TokenLogprob
 from gorgon.speculation.acceptance import (
     Accepted,
     accept_lossless,
@@ -86,6 +87,7 @@ class Engine:
         """
         if max(request.prompt_ids) >= self.backend.num_vocab or min(request.prompt_ids) < 0:
             raise RequestError(f"token ids must be 0 to {self.backend.num_vocab - 1}", "prompt")
+        self.backend.check_sampling(request.sampling)
         shape = self.drafter.fixed_shape(request.speculation)
         self.scheduler.enqueue(Waiting(request, shape, time.perf_counter()))
 
@@ -105,9 +107,10 @@ class Engine:
         """
         began = time.perf_counter()
         self.times = StepTimes()
+        results = self._expire(began)
         self.scheduler.admit(self._start)
         plan = self.scheduler.plan()
-        results = self._prefill(plan.prompts)
+        results += self._prefill(plan.prompts)
         decoding = [s for s in plan.decoding if s in self.scheduler.running]
         if decoding:
             results += self._decode(decoding)
@@ -124,6 +127,15 @@ class Engine:
         return [StepResult(i, finish=FinishReason.ERROR, error=error) for i in ids]
 
     # -- the parts of a step ----------------------------------------------------------------------
+
+    def _expire(self, now: float) -> list[StepResult]:
+        """Refuse those who have waited too long."""
+        limit = self.settings.max_queue_time
+        error = QueueFullError(f"waited {limit:g} s without being served; try again later", limit)
+        return [
+            StepResult(waiting.request.id, finish=FinishReason.ERROR, error=error)
+            for waiting in self.scheduler.drop_older(now - limit)
+        ]
 
     def _start(self, waiting: Waiting) -> Sequence:
         request, now = waiting.request, time.perf_counter()
@@ -168,11 +180,10 @@ class Engine:
         accepted = [self._accept(placement, output) for placement in placements]
         self.pool.commit([(p, a.path) for p, a in zip(placements, accepted, strict=True)])
         self._learn(placements, accepted, output)
-        results = [self._update(p, a) for p, a in zip(placements, accepted, strict=True)]
         self.times.heads = self.drafter.heads_time
         seconds = time.perf_counter() - began - self.times.heads
         self.drafter.cost.observe(len(rows), context, seconds)
-        return results
+        return [self._update(p, a, output) for p, a in zip(placements, accepted, strict=True)]
 
     def _forward(self, rows: list[BatchRow]) -> Output:
         began = time.perf_counter()
@@ -219,7 +230,7 @@ class Engine:
             alpha=request.speculation.alpha,
         )
 
-    def _update(self, placement: Placement, accepted: Accepted) -> StepResult:
+    def _update(self, placement: Placement, accepted: Accepted, output: Output) -> StepResult:
         sequence = placement.sequence
         self._time(sequence)
         sequence.count(placement.tree, accepted)
@@ -230,7 +241,23 @@ class Engine:
         stats = sequence.stats() if finish else None
         if finish:
             self._end(sequence, keep=True)
-        return StepResult(sequence.request.id, accepted.tokens, depths, finish, stats)
+        logprobs = self._logprobs(placement, accepted, output)
+        return StepResult(
+            sequence.request.id, accepted.tokens, depths, finish, stats, logprobs=logprobs
+        )
+
+    def _logprobs(
+        self, placement: Placement, accepted: Accepted, output: Output
+    ) -> tuple[TokenLogprob, ...]:
+        """Token i came from the logits of the i-th kept node, drawn or drafted."""
+        count = placement.sequence.request.num_logprobs
+        if count is None:
+            return ()
+        rows = [placement.first_row + node for node in accepted.path]
+        return tuple(
+            token_logprob(output.logits[row], token, count)
+            for row, token in zip(rows, accepted.tokens, strict=True)
+        )
 
     def _learn(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
         """Tell the drafter what came, and keep the states that the heads will read."""

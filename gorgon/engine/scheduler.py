@@ -124,6 +124,13 @@ class Scheduler:
         self.running.remove(sequence)
         del self._reserved[sequence.request.id]
 
+    def drop_older(self, arrived_before: float) -> list[Waiting]:
+        """Take requests out of the queue that arrived before a time; those taken out."""
+        dropped = [w for w in self.waiting if w.arrived_at < arrived_before]
+        for waiting in dropped:
+            self.waiting.remove(waiting)
+        return dropped
+
     def drop_waiting(self, request_id: str) -> bool:
         """Take a request out of the queue; whether it was there."""
         for waiting in self.waiting:

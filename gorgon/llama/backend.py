@@ -16,7 +16,7 @@ from gorgon.llama.device import describe_device
 from gorgon.llama.heads import Heads
 from gorgon.llama.library import SUPPORTED_VERSION
 from gorgon.llama.model import Model, ModelInfo
-from gorgon.llama.sampler import make_sampler
+from gorgon.llama.sampler import check_sampling, make_sampler
 from gorgon.request import SamplingParams
 
 logger = logging.getLogger("gorgon.llama")
@@ -92,6 +92,10 @@ class LlamaBackend:
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         """See ``Backend``."""
         raise AssertionError("independent heads guess for all depths at once")
+
+    def check_sampling(self, params: SamplingParams) -> None:
+        """See ``Backend``."""
+        check_sampling(self.model, params)
 
     def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
         """See ``Backend``."""

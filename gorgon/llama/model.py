@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
+from gorgon.backend import Ints
 from gorgon.config import EngineSettings
 from gorgon.errors import ModelError, RequestError
 from gorgon.llama import kernels
@@ -158,13 +161,29 @@ class Model:
                 return list(ids[:count])
             size = -count
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that ``token`` adds to a text; control tokens add none."""
+    @cached_property
+    def unwritable_ids(self) -> Ints:
+        """Tokens that no grammar may take: control tokens, which add no text, and pieces with NUL.
+
+        ``llama-grammar.cpp`` matches control tokens by their written form, and stops reading a
+        piece at NUL where it tests a token but not where it accepts one.
+        """
+        is_control = llama.llama_vocab_is_control
+        unwritable = [
+            token
+            for token in range(self.info.num_vocab)
+            if (is_control(self.vocab, token) and token not in self.eog_ids)
+            or b"\0" in self.piece(token)
+        ]
+        return np.asarray(unwritable, np.int32)
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that ``token`` adds to a text; control tokens add none unless ``special``."""
         buffer = ctypes.create_string_buffer(64)
-        count = llama.llama_token_to_piece(self.vocab, token, buffer, 64, 0, False)
+        count = llama.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
         if count < 0:
             buffer = ctypes.create_string_buffer(-count)
-            count = llama.llama_token_to_piece(self.vocab, token, buffer, -count, 0, False)
+            count = llama.llama_token_to_piece(self.vocab, token, buffer, -count, 0, special)
         return buffer.raw[:count]
 
     def control_text(self, token: int) -> str:

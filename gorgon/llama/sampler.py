@@ -7,12 +7,16 @@ tokens seen so far. Every drawn token becomes part of the request, so drawing is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gorgon.backend import Output, Sampler
+from gorgon.errors import RequestError
 from gorgon.llama.context import Context
+from gorgon.llama.grammar import GrammarSampler, check_grammar
 from gorgon.llama.library import llama
+from gorgon.llama.model import Model
 from gorgon.request import SamplingParams
 
 PENALTY_WINDOW = 64  # tokens that penalties look back on, llama.cpp's default
@@ -34,16 +38,11 @@ class GreedySampler:
 
 
 class ChainSampler:
-    """A llama.cpp sampler chain: penalties, top-k, top-p, min-p, temperature, draw."""
+    """A llama.cpp sampler chain: bias, penalties, top-k, top-p, min-p, temperature, draw."""
 
     def __init__(self, context: Context, params: SamplingParams, prompt: Sequence[int]) -> None:
         self._context = context
-        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        for link in _links(params, context.model.info.num_vocab):
-            llama.llama_sampler_chain_add(self._chain, link)
-        if params.has_penalties:
-            for token in prompt[-PENALTY_WINDOW:]:
-                self.observe(token)
+        self._chain = make_chain(params, prompt, context.model.info.num_vocab)
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""
@@ -60,15 +59,50 @@ class ChainSampler:
             self._chain = None
 
 
+def check_sampling(model: Model, params: SamplingParams) -> None:
+    """Refuse what no sampler can be made of.
+
+    Raises:
+        RequestError: for a token id that is not in the vocabulary, or a bad grammar.
+    """
+    for token, _ in params.logit_bias:
+        if not 0 <= token < model.info.num_vocab:
+            raise RequestError(
+                f"logit_bias names token {token}; ids are 0 to {model.info.num_vocab - 1}",
+                field="logit_bias",
+            )
+    if params.grammar is not None:
+        check_grammar(model, params.grammar)
+
+
 def make_sampler(context: Context, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
-    """The sampler that ``params`` ask for; close it when the request ends."""
+    """The sampler that ``params`` ask for; close it when the request ends.
+
+    ``params`` must have passed ``check_sampling``.
+    """
     if params.is_plain_greedy:
         return GreedySampler()
+    if params.grammar is not None:
+        chain = make_chain(params, prompt, context.model.info.num_vocab)
+        return GrammarSampler(context.model, chain, params.grammar, params.grammar_trigger)
     return ChainSampler(context, params, prompt)
 
 
-def _links(params: SamplingParams, num_vocab: int) -> list[llama.llama_sampler_p]:
+def make_chain(params: SamplingParams, prompt: Sequence[int], num_vocab: int) -> Any:
+    """A llama.cpp sampler chain without grammar, which has seen the prompt's last tokens."""
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    for link in _links(params, num_vocab):
+        llama.llama_sampler_chain_add(chain, link)
+    if params.has_penalties:
+        for token in prompt[-PENALTY_WINDOW:]:
+            llama.llama_sampler_accept(chain, token)
+    return chain
+
+
+def _links(params: SamplingParams, num_vocab: int) -> list[Any]:
     links = []
+    if params.logit_bias:
+        links.append(_logit_bias(params.logit_bias, num_vocab))
     if params.has_penalties:
         links.append(
             llama.llama_sampler_init_penalties(
@@ -92,3 +126,8 @@ def _links(params: SamplingParams, num_vocab: int) -> list[llama.llama_sampler_p
     seed = _RANDOM_SEED if params.seed is None else params.seed
     links.append(llama.llama_sampler_init_dist(seed))
     return links
+
+
+def _logit_bias(biases: Sequence[tuple[int, float]], num_vocab: int) -> Any:
+    array = (llama.llama_logit_bias * len(biases))(*biases)
+    return llama.llama_sampler_init_logit_bias(num_vocab, len(biases), array)

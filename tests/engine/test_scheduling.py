@@ -174,7 +174,7 @@ def test_a_request_that_makes_no_sense_cannot_be_made(params: dict[str, int], fi
 )
 def test_sampling_out_of_range_names_the_field(name: str) -> None:
     with pytest.raises(RequestError, match=name) as refusal:
-        SamplingParams(**{name: -1})
+        SamplingParams(**{name: -1})  # type: ignore[arg-type]
     assert refusal.value.field == name
 
 

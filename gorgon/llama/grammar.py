@@ -1,0 +1,160 @@
+"""Drawing tokens that continue a text of a grammar, with llama.cpp's grammar engine.
+
+llama.cpp ends the process when it accepts a token that its grammar does not allow, so every token
+is tested before it is accepted, and a grammar is checked before llama.cpp reads it (``gbnf``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from gorgon.backend import Floats, Output
+from gorgon.errors import RequestError
+from gorgon.llama import gbnf
+from gorgon.llama.library import llama
+from gorgon.llama.model import Model
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("prob", np.float32)])
+
+
+def check_grammar(model: Model, grammar: str) -> None:
+    """Refuse a grammar that llama.cpp cannot follow with this model's tokens.
+
+    Raises:
+        RequestError: with what is wrong.
+    """
+    gbnf.check(grammar)
+    if not model.eog_ids:
+        raise RequestError("this model has no token that ends a text; use no grammar", "grammar")
+    sampler = llama.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+    if not sampler:
+        raise RequestError("llama.cpp does not accept this grammar", "grammar")
+    llama.llama_sampler_free(sampler)
+
+
+class Candidates:
+    """A ``llama_token_data_array`` that samplers work on."""
+
+    def __init__(self, size: int) -> None:
+        self._ids = np.arange(size, dtype=np.int32)
+        self._entries = np.zeros(size, _CANDIDATE)
+        data = self._entries.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
+        self._array = llama.llama_token_data_array(data, size, -1, False)
+
+    def fill(self, logits: Floats) -> None:
+        """All tokens of the vocabulary with ``logits`` [size]."""
+        self._entries["id"] = self._ids
+        self._entries["logit"] = logits
+        self._reset()
+
+    def fill_one(self, token: int) -> None:
+        """One token; the candidates must have size 1."""
+        self._entries["id"], self._entries["logit"] = token, 0.0
+        self._reset()
+
+    def forbid(self, tokens: Any) -> None:
+        """Take ``tokens`` out; to be called before anything reorders the candidates."""
+        self._entries["logit"][tokens] = -np.inf
+
+    @property
+    def are_all_out(self) -> bool:
+        """Whether none is left."""
+        return bool(np.isneginf(self._entries["logit"]).all())
+
+    def apply(self, sampler: Any) -> None:
+        """Let ``sampler`` change them."""
+        llama.llama_sampler_apply(sampler, ctypes.byref(self._array))
+
+    @property
+    def selected(self) -> int:
+        """The token that a drawing sampler took."""
+        assert 0 <= self._array.selected < self._array.size
+        return int(self._entries["id"][self._array.selected])
+
+    def _reset(self) -> None:
+        self._array.size, self._array.selected = len(self._entries), -1
+        self._array.sorted = False
+
+
+class GrammarSampler:
+    """A sampler chain that a grammar confines.
+
+    A token is first drawn without the grammar; only if the grammar refuses it, the whole
+    vocabulary is put through the grammar and drawn from again. A token t that fits comes out with
+    p(t) + (1 - v) p(t) / v = p(t) / v, v being what fits in all: the same as filtering always, at
+    a fraction of the cost. What both draws give depends on nothing but logits, seed and the tokens
+    before, so drafts change nothing.
+
+    Args:
+        model: gives vocabulary and end-of-generation tokens.
+        chain: the other samplers, the draw included; owned by this one from here on.
+        grammar: GBNF that passed ``check_grammar``.
+        trigger: the text from which on the grammar holds; None is from the start.
+    """
+
+    def __init__(self, model: Model, chain: Any, grammar: str, trigger: str | None) -> None:
+        self._model, self._chain = model, chain
+        self._grammar = llama.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+        assert self._grammar, "the grammar was not checked"
+        self._all, self._one = Candidates(model.info.num_vocab), Candidates(1)
+        self._trigger, self._written = trigger and trigger.encode(), b""
+        self._is_dead = False
+
+    def draw(self, output: Output, row: int) -> int:
+        """See ``Sampler``; an end-of-generation token where no token can continue the text."""
+        logits = output.logits[row]
+        self._all.fill(logits)
+        self._all.apply(self._chain)
+        token = self._all.selected
+        if not self._fits(token):
+            token = self._draw_fitting(logits)
+        self.observe(token)
+        return token
+
+    def observe(self, token: int) -> None:
+        """See ``Sampler``."""
+        llama.llama_sampler_accept(self._chain, token)
+        if self._trigger:
+            self._watch(token)
+        elif self._fits(token):
+            llama.llama_sampler_accept(self._grammar, token)
+        else:
+            self._is_dead = True
+
+    def _draw_fitting(self, logits: Floats) -> int:
+        self._all.fill(logits)
+        self._all.forbid(self._model.unwritable_ids)
+        self._all.apply(self._grammar)
+        if self._is_dead or self._all.are_all_out:
+            self._is_dead = True
+            return min(self._model.eog_ids)
+        self._all.apply(self._chain)
+        return self._all.selected
+
+    def _fits(self, token: int) -> bool:
+        if self._trigger:
+            return True
+        if self._is_dead or token in self._model.unwritable_ids:
+            return False
+        self._one.fill_one(token)
+        self._one.apply(self._grammar)
+        return not self._one.are_all_out
+
+    def _watch(self, token: int) -> None:
+        """Begin with the grammar when the trigger is written and nothing but blanks after it."""
+        assert self._trigger
+        self._written += self._model.piece(token, special=True)
+        before, found, after = self._written.partition(self._trigger)
+        if found and not after.strip():
+            self._trigger = None
+        self._written = (after if found else before)[-len(self._trigger or b"") :]
+
+    def close(self) -> None:
+        """See ``Sampler``."""
+        if self._chain:
+            llama.llama_sampler_free(self._chain)
+            llama.llama_sampler_free(self._grammar)
+            self._chain = None
