@@ -133,7 +133,12 @@ class Engine:
         limit = self.settings.max_queue_time
         error = QueueFullError(f"waited {limit:g} s without being served; try again later", limit)
         return [
-            StepResult(waiting.request.id, finish=FinishReason.ERROR, error=error)
+            StepResult(
+                waiting.request.id,
+                finish=FinishReason.ERROR,
+                stats=RequestStats(len(waiting.request.prompt_ids), queue_time=limit),
+                error=error,
+            )
             for waiting in self.scheduler.drop_older(now - limit)
         ]
 

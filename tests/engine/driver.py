@@ -19,6 +19,7 @@ from gorgon.request import (
     SamplingParams,
     SpeculationParams,
     StepResult,
+    TokenLogprob,
     TreePaths,
 )
 from gorgon.speculation.cost import StepCost, StepTimes
@@ -40,6 +41,7 @@ class Answer:
     request: Request
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: FinishReason | None = None
     stats: RequestStats | None = None
     error: Exception | None = None
@@ -158,6 +160,7 @@ class Driver:
         assert result.tokens or result.finish is not None
         answer.tokens += result.tokens
         answer.depths += result.depths
+        answer.logprobs += result.logprobs
         answer.finish, answer.stats, answer.error = result.finish, result.stats, result.error
         assert (result.finish is None) == (result.stats is None)
         assert (result.finish is FinishReason.ERROR) == (result.error is not None)
