@@ -159,54 +159,62 @@ template <class Read> INLINE void transpose(const Read & read, float * out, int 
 
 #endif
 
-// start + the dot products, in each lane, of 16 weights (4 planes, unsigned, at most LARGEST) and 16 activations
 using FourBytes __attribute__((may_alias)) = int32_t;  // read in place: a broadcast from memory costs nothing
 
+// Dot products, in each lane, of the planes of a block (4 weights a lane, unsigned, at most LARGEST)
+// and the 4 activations that go with each plane. Integers all the way: exact in any order.
 #if GORGON_ISA == 512 || GORGON_ISA == 257
 
-constexpr bool SIGNED_Q8 = false;
-INLINE Ints dot4(Ints sum, Ints weights, int32_t x) {
+constexpr bool PLANE_BY_PLANE = false;
+
+template <int LARGEST> struct Dots {
+    Ints sum;
+    INLINE void start(int32_t from) { sum = all(from); }
+    INLINE void add(int, Ints weights, int32_t x) {
 #    if GORGON_ISA == 512
-    return _mm512_dpbusd_epi32(sum, weights, all(x));
+        sum = _mm512_dpbusd_epi32(sum, weights, all(x));
 #    else
-    return _mm256_dpbusd_avx_epi32(sum, weights, all(x));
+        sum = _mm256_dpbusd_avx_epi32(sum, weights, all(x));
 #    endif
-}
-template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int8_t * activations) {
-    auto * x = reinterpret_cast<const FourBytes *>(activations);
-    for (int i = 0; i < 4; i++) start = dot4(start, w[i], x[i]);
-    return start;
-}
+    }
+};
 
 #else
 
-// AVX2 multiplies into 16 bits, two products added: 255 * 127 * 2 would overflow, so 8-bit weights
-// are taken as signed ones, with the sign moved over to the activation.
-constexpr bool SIGNED_Q8 = true;
-INLINE Ints widen(Ints a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
-template <int LARGEST> INLINE Ints dot16(Ints start, const Ints * w, const int8_t * activations) {
-    auto * x = reinterpret_cast<const FourBytes *>(activations);
-    Ints p[4];
-    for (int i = 0; i < 4; i++) {
-        if constexpr (LARGEST == 255) {
-            const Ints s = _mm256_xor_si256(w[i], _mm256_set1_epi8(-128));
-            p[i] = _mm256_maddubs_epi16(_mm256_abs_epi8(s), _mm256_sign_epi8(all(x[i]), s));
-        } else {
-            p[i] = _mm256_maddubs_epi16(w[i], all(x[i]));
-        }
+// AVX2 multiplies into 16 bits, two products added, and stops at their limits. So many planes are
+// added before they are widened as can never get there: 8 of 4 bits, 4 of 5 bits, 2 of 6 bits.
+constexpr bool PLANE_BY_PLANE = true;
+
+INLINE Ints widen(Ints a, int factor = 1) { return _mm256_madd_epi16(a, _mm256_set1_epi16(static_cast<short>(factor))); }
+
+// Makes the compiler add here and now: it would like to add in pairs, and run out of registers.
+INLINE void keep(Ints & a) { __asm__("" : "+x"(a)); }
+
+template <int LARGEST> struct Dots {
+    static constexpr int PLANES = 32767 / (LARGEST * 127 * 2);
+    Ints sum, words;
+    // plane number i of this sum, from 0 on without a gap
+    INLINE void add(int i, Ints weights, int32_t x) {
+        const Ints p = _mm256_maddubs_epi16(weights, all(x));
+        words = i % PLANES == 0 ? p : _mm256_add_epi16(words, p);
+        keep(words);
+        if (i % PLANES == PLANES - 1) sum = i < PLANES ? widen(words) : plus(sum, widen(words));
     }
-    if constexpr (LARGEST == 255) {
-        return plus(start, plus(plus(widen(p[0]), widen(p[1])), plus(widen(p[2]), widen(p[3]))));
-    } else {
-        const Ints a = _mm256_add_epi16(p[0], p[1]), b = _mm256_add_epi16(p[2], p[3]);
-        if constexpr (LARGEST * 127 * 8 < 32768) return plus(start, widen(_mm256_add_epi16(a, b)));
-        static_assert(LARGEST == 255 || LARGEST * 127 * 4 < 32768);
-        return plus(start, plus(widen(a), widen(b)));
+};
+
+// 8 bits are two times 4 bits
+template <> struct Dots<255> {
+    Ints sum, low, high;
+    INLINE void add(int i, Ints weights, int32_t x) {
+        const Ints p = _mm256_maddubs_epi16(bits(weights, 15), all(x)), q = _mm256_maddubs_epi16(bits(right<4>(weights), 15), all(x));
+        low = i == 0 ? p : _mm256_add_epi16(low, p);
+        high = i == 0 ? q : _mm256_add_epi16(high, q);
+        keep(low), keep(high);
+        if (i == 7) sum = plus(widen(low), widen(high, 16));
     }
-}
+};
 
 #endif
-
 
 // e^x for x <= 0, relative error below 1e-7; 0 below -87 (range reduction and minimax polynomial as in Cephes' expf)
 INLINE Floats exp_negative(Floats x) {
