@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from gorgon.errors import HeadsError
-from gorgon.llama.heads import FORMAT_VERSION
+from gorgon.llama.heads_file import FORMAT_VERSION
 from gorgon.llama.model import ModelInfo, inspect
 
 Tensors = dict[str, npt.NDArray[np.float32]]

@@ -13,7 +13,7 @@ from gorgon.errors import HeadsError, ModelError
 from gorgon.llama import kernels
 from gorgon.llama.context import MAX_SEQUENCES, Context
 from gorgon.llama.device import describe_device
-from gorgon.llama.heads import Heads
+from gorgon.llama.heads import Heads, load_heads
 from gorgon.llama.library import SUPPORTED_VERSION
 from gorgon.llama.model import Model, ModelInfo
 from gorgon.llama.sampler import check_sampling, make_sampler
@@ -61,7 +61,7 @@ class LlamaBackend:
         self.heads: Heads | None = None
         try:
             if heads is not None:
-                self.heads = Heads(heads, self.model.info, settings)
+                self.heads = load_heads(heads, self.model.info, settings)
         except HeadsError:
             self.close()
             raise
@@ -76,7 +76,7 @@ class LlamaBackend:
         self.identity = _identity(settings, self.model.info, heads)
         self.num_heads = self.heads.num_heads if self.heads else 0
         self.max_guesses = self.heads.top_k if self.heads else 0
-        self.window = 0
+        self.window = self.heads.window if self.heads else 0
         self.prefill = self.context.prefill
         self.decode = self.context.decode
         self.share = self.context.share
@@ -87,11 +87,12 @@ class LlamaBackend:
     def propose(self, state: DraftState) -> Guesses:
         """See ``Backend``."""
         assert self.heads is not None
-        return self.heads.propose(state.hidden[:, 0])
+        return self.heads.propose(state)
 
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         """See ``Backend``."""
-        raise AssertionError("independent heads guess for all depths at once")
+        assert self.heads is not None
+        return self.heads.deepen(states, tokens, depth)
 
     def check_sampling(self, params: SamplingParams) -> None:
         """See ``Backend``."""

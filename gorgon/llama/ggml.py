@@ -1,7 +1,8 @@
 """Typed bindings for the few ggml functions that we call ourselves, from the wheel's libraries.
 
-Structures are passed as opaque addresses (``int``); the only layout relied on is
-``ggml_init_params`` and ``gguf_init_params``, whose headers are part of the pinned version.
+Structures are passed as opaque addresses (``int``); the only layouts relied on are those of
+``ggml_init_params``, ``gguf_init_params`` and ``ggml_type_traits``, whose headers are part of the
+pinned version.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import (
+    CFUNCTYPE,
     POINTER,
     Structure,
     c_bool,
@@ -47,6 +49,23 @@ class GgufInitParams(Structure):
     _fields_ = (("no_alloc", c_bool), ("ctx", POINTER(c_void_p)))
 
 
+_ToFloat = CFUNCTYPE(None, c_void_p, c_void_p, c_int64)
+
+
+class TypeTraits(Structure):
+    """``struct ggml_type_traits``."""
+
+    _fields_ = (
+        ("type_name", c_char_p),
+        ("block_size", c_int64),
+        ("block_size_interleave", c_int64),
+        ("type_size", c_size_t),
+        ("is_quantized", c_bool),
+        ("to_float", _ToFloat),
+        ("from_float_ref", c_void_p),
+    )
+
+
 def _bind(lib: ctypes.CDLL, name: str, result: Any, *args: Any) -> Callable[..., Any]:
     function = getattr(lib, name)
     function.restype = result
@@ -62,6 +81,7 @@ tensor_overhead = _bind(_base, "ggml_tensor_overhead", c_size_t)
 graph_overhead_custom = _bind(_base, "ggml_graph_overhead_custom", c_size_t, c_size_t, c_bool)
 new_tensor_1d = _bind(_base, "ggml_new_tensor_1d", _P, _P, c_int, _N)
 new_tensor_2d = _bind(_base, "ggml_new_tensor_2d", _P, _P, c_int, _N, _N)
+new_tensor_3d = _bind(_base, "ggml_new_tensor_3d", _P, _P, c_int, _N, _N, _N)
 new_graph_custom = _bind(_base, "ggml_new_graph_custom", _P, _P, c_size_t, c_bool)
 build_forward_expand = _bind(_base, "ggml_build_forward_expand", None, _P, _P)
 set_input = _bind(_base, "ggml_set_input", None, _P)
@@ -70,17 +90,34 @@ nbytes = _bind(_base, "ggml_nbytes", c_size_t, _P)
 row_size = _bind(_base, "ggml_row_size", c_size_t, c_int, _N)
 block_size = _bind(_base, "ggml_blck_size", _N, c_int)
 type_name = _bind(_base, "ggml_type_name", c_char_p, c_int)
+get_type_traits = _bind(_base, "ggml_get_type_traits", POINTER(TypeTraits), c_int)
+quantize_chunk = _bind(
+    _base, "ggml_quantize_chunk", c_size_t, c_int, _P, _P, _N, _N, _N, POINTER(c_float)
+)
+get_data = _bind(_base, "ggml_get_data", _P, _P)
 
 mul_mat = _bind(_base, "ggml_mul_mat", _P, _P, _P, _P)
 add = _bind(_base, "ggml_add", _P, _P, _P, _P)
 silu = _bind(_base, "ggml_silu", _P, _P, _P)
+rms_norm = _bind(_base, "ggml_rms_norm", _P, _P, _P, c_float)
+swiglu_split = _bind(_base, "ggml_swiglu_split", _P, _P, _P, _P)
 concat = _bind(_base, "ggml_concat", _P, _P, _P, _P, c_int)
 soft_max = _bind(_base, "ggml_soft_max", _P, _P, _P)
 top_k = _bind(_base, "ggml_top_k", _P, _P, _P, c_int)
 get_rows = _bind(_base, "ggml_get_rows", _P, _P, _P, _P)
+reshape_2d = _bind(_base, "ggml_reshape_2d", _P, _P, _P, _N, _N)
 reshape_3d = _bind(_base, "ggml_reshape_3d", _P, _P, _P, _N, _N, _N)
+view_2d = _bind(_base, "ggml_view_2d", _P, _P, _P, _N, _N, c_size_t, c_size_t)
+view_3d = _bind(_base, "ggml_view_3d", _P, _P, _P, _N, _N, _N, c_size_t, c_size_t, c_size_t)
 
 backend_alloc_ctx_tensors = _bind(_base, "ggml_backend_alloc_ctx_tensors", _P, _P, _P)
+backend_alloc_ctx_tensors_from_buft = _bind(
+    _base, "ggml_backend_alloc_ctx_tensors_from_buft", _P, _P, _P
+)
+backend_buft_is_host = _bind(_base, "ggml_backend_buft_is_host", c_bool, _P)
+backend_supports_op = _bind(_base, "ggml_backend_supports_op", c_bool, _P, _P)
+graph_node = _bind(_base, "ggml_graph_node", _P, _P, c_int)
+graph_n_nodes = _bind(_base, "ggml_graph_n_nodes", c_int, _P)
 backend_buffer_free = _bind(_base, "ggml_backend_buffer_free", None, _P)
 backend_buffer_get_size = _bind(_base, "ggml_backend_buffer_get_size", c_size_t, _P)
 backend_tensor_set = _bind(_base, "ggml_backend_tensor_set", None, _P, _P, c_size_t, c_size_t)

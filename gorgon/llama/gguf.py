@@ -69,7 +69,9 @@ class GgufFile:
     def string(self, key: str) -> str | None:
         """The string at ``key``; None where there is none."""
         index = self._find(key, _STRING)
-        return None if index is None else ggml.gguf_get_val_str(self._handle, index).decode()
+        if index is None:
+            return None
+        return bytes(ggml.gguf_get_val_str(self._handle, index)).decode("utf-8", "replace")
 
     def uint(self, key: str) -> int | None:
         """The 32-bit unsigned integer at ``key``; None where there is none."""

@@ -1,34 +1,53 @@
-"""Writing a heads file; docs/training.md lists its keys and tensors."""
+"""Writing a heads file; docs/heads.md lists its keys and tensors.
+
+Tensors are read, turned and written one by one, so that heads of any size need the memory of
+their largest tensor only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 
 from gorgon.errors import HeadsError
-from gorgon.llama.heads import FORMAT_VERSION
+from gorgon.llama.heads_file import FORMAT_VERSION
 from gorgon.llama.model import ModelInfo
-from gorgon.training.calibration import Calibration
+from gorgon.llama.tensor_types import TYPES, Rows, encode, fitting, row_bytes
+
+
+class Calibration(Protocol):
+    """A rising, piecewise linear map from raw probability to survival, by its knots."""
+
+    @property
+    def x(self) -> npt.NDArray[np.floating]:
+        """Raw probabilities."""
+
+    @property
+    def y(self) -> npt.NDArray[np.floating]:
+        """Survival at each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What a heads file holds; matrices are float, shape [outputs, inputs], under final names."""
+    """What a heads file holds; matrices are floats, shape [outputs, inputs], under final names.
+
+    ``numbers`` are further keys ``medusa.*``, ``provenance`` becomes ``medusa.training.*``.
+    """
 
     variant: Literal["medusa", "conditioned"]
     num_heads: int
     output: Literal["own", "shared"]
-    tensors: Mapping[str, npt.NDArray[np.float32]]
+    tensors: Mapping[str, Rows]
     token_ids: npt.NDArray[np.int32] | None = None
-    calibration: tuple[Calibration, ...] = ()
+    calibration: Sequence[Calibration] = ()
     num_blocks: int = 1
-    license: str = "apache-2.0"
+    license: str | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
     provenance: Mapping[str, str | int | float] = field(default_factory=dict)
 
@@ -37,7 +56,8 @@ def write(
     target: Path,
     sidecar: Sidecar,
     base: ModelInfo,
-    kinds: Mapping[str, gguf.GGMLQuantizationType],
+    kinds: Mapping[str, int],
+    default: int = TYPES["Q8_0"],
 ) -> None:
     """Write ``target``; it appears under its name only when complete.
 
@@ -45,14 +65,18 @@ def write(
         target: the file to write.
         sidecar: its contents.
         base: the model that the heads were made for.
-        kinds: ggml type of each matrix by tensor name; Q8_0 for those not named.
+        kinds: ggml type of each matrix by tensor name.
+        default: type of the matrices not named. A type whose blocks do not fit the rows gives way
+            to the one that llama.cpp falls back to.
 
     Raises:
         HeadsError: when the file cannot be written; nothing is left behind.
     """
     part = target.with_name(target.name + ".part")
     try:
-        _write_part(part, sidecar, base, kinds)
+        _write_part(
+            part, sidecar, base, {name: kinds.get(name, default) for name in sidecar.tensors}
+        )
         part.replace(target)
     except OSError as error:
         raise HeadsError(
@@ -62,42 +86,47 @@ def write(
         part.unlink(missing_ok=True)
 
 
-def _write_part(
-    part: Path,
-    sidecar: Sidecar,
-    base: ModelInfo,
-    kinds: Mapping[str, gguf.GGMLQuantizationType],
-) -> None:
+def _write_part(part: Path, sidecar: Sidecar, base: ModelInfo, kinds: Mapping[str, int]) -> None:
     writer = gguf.GGUFWriter(part, "medusa")
     try:
         _add_keys(writer, sidecar, base)
         for name, values in sidecar.tensors.items():
-            _add_tensor(writer, name, values, kinds.get(name, gguf.GGMLQuantizationType.Q8_0))
+            _declare(writer, name, values.shape, kinds[name])
         if sidecar.token_ids is not None:
-            writer.add_tensor("token_map", np.asarray(sidecar.token_ids, np.int32))
+            _declare_map(writer, len(sidecar.token_ids))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        for name, values in sidecar.tensors.items():
+            writer.write_tensor_data(_data(values, kinds[name]))
+        if sidecar.token_ids is not None:
+            writer.write_tensor_data(np.asarray(sidecar.token_ids, np.int32))
     finally:
         writer.close()
 
 
-def _add_tensor(
-    writer: gguf.GGUFWriter,
-    name: str,
-    values: npt.NDArray[np.float32],
-    kind: gguf.GGMLQuantizationType,
-) -> None:
-    values = np.ascontiguousarray(values, np.float32)
-    if values.ndim == 1:
-        writer.add_tensor(name, values)
-    else:
-        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+def _declare(writer: gguf.GGUFWriter, name: str, shape: tuple[int, ...], kind: int) -> None:
+    """Matrices get the type asked for, vectors stay floats."""
+    kind = fitting(kind, shape[-1]) if len(shape) == 2 else TYPES["F32"]
+    num_bytes = row_bytes(kind, shape[-1]) * (shape[0] if len(shape) == 2 else 1)
+    raw_type = gguf.GGMLQuantizationType(kind)
+    writer.add_tensor_info(name, shape, np.dtype(np.float32), num_bytes, raw_dtype=raw_type)
+
+
+def _declare_map(writer: gguf.GGUFWriter, count: int) -> None:
+    writer.add_tensor_info("token_map", (count,), np.dtype(np.int32), 4 * count)
+
+
+def _data(values: Rows, kind: int) -> npt.NDArray[np.generic]:
+    if len(values.shape) == 1:
+        return np.ascontiguousarray(values[:], np.float32)
+    return encode(values, fitting(kind, values.shape[-1]))
 
 
 def _add_keys(writer: gguf.GGUFWriter, sidecar: Sidecar, base: ModelInfo) -> None:
     writer.add_name(f"Medusa heads for {base.name}")
-    writer.add_license(sidecar.license)
+    if sidecar.license:
+        writer.add_license(sidecar.license)
     writer.add_uint32("medusa.format_version", FORMAT_VERSION)
     writer.add_string("medusa.variant", sidecar.variant)
     writer.add_uint32("medusa.head_count", sidecar.num_heads)

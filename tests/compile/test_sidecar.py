@@ -6,11 +6,11 @@ import gguf
 import numpy as np
 import pytest
 
+from gorgon.compile.sidecar import Sidecar, write
 from gorgon.errors import HeadsError
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.model import ModelInfo, inspect
 from gorgon.training.calibration import Calibration
-from gorgon.training.sidecar import Sidecar, write
 
 MAP = Calibration(np.array([0.0, 1.0]), np.array([0.0, 0.8]))
 
@@ -64,7 +64,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     base = _base(tmp_path / "base.gguf")
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
     with pytest.raises(HeadsError, match="No space left"):
         write(tmp_path / "heads.gguf", _sidecar(), base, {})
     assert [path.name for path in tmp_path.iterdir()] == ["base.gguf"]

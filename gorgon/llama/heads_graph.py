@@ -1,0 +1,159 @@
+"""ggml graphs that are built once for a number of rows and run many times.
+
+Knows nothing of heads. On the CPU, inputs and outputs are NumPy views of the tensors themselves;
+on a GPU they are copied over.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from gorgon.errors import HeadsError
+from gorgon.llama import ggml
+from gorgon.llama.heads_weights import Device
+from gorgon.llama.tensors import empty_like, make_context, shape_of, view
+
+_MAX_NODES = 2048
+
+# Row counts that graphs are built for; fewer rows are padded, more are cut into pieces.
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+def size_for(rows: int) -> int:
+    """The size of the graph that computes ``rows`` rows, at most ``SIZES[-1]``."""
+    return SIZES[bisect.bisect_left(SIZES, rows)]
+
+
+def pieces(rows: int) -> list[slice]:
+    """Rows 0 to ``rows - 1`` in pieces that a graph takes."""
+    return [slice(first, first + SIZES[-1]) for first in range(0, rows, SIZES[-1])]
+
+
+class Port:
+    """A tensor as an array of NumPy's shape, the contiguous dimension last."""
+
+    def __init__(self, tensor: int, device: Device) -> None:
+        self._tensor, self._is_copy = tensor, not ggml.backend_buft_is_host(device.buffer_type)
+        self.array: npt.NDArray[Any] = empty_like(tensor) if self._is_copy else view(tensor)
+
+    def push(self) -> None:
+        """Bring what was written to ``array`` to the device."""
+        if self._is_copy:
+            ggml.backend_tensor_set(self._tensor, self.array.ctypes.data, 0, self.array.nbytes)
+
+    def pull(self) -> None:
+        """Bring what the device computed to ``array``."""
+        if self._is_copy:
+            ggml.backend_tensor_get(self._tensor, self.array.ctypes.data, 0, self.array.nbytes)
+
+
+# Adds tensors to a context, from the inputs in it; names the outputs.
+Build = Callable[[int, Sequence[int]], Sequence[int]]
+
+
+class Graph:
+    """One computation with fixed shapes.
+
+    Args:
+        device: where it runs.
+        shapes: of the float inputs, contiguous dimension first.
+        build: gives the outputs from the inputs.
+
+    Raises:
+        HeadsError: when the device has no room for it or cannot compute it.
+    """
+
+    def __init__(self, device: Device, shapes: Sequence[tuple[int, ...]], build: Build) -> None:
+        self._device = device
+        self._context = make_context(_MAX_NODES, graph_nodes=_MAX_NODES)
+        inputs = [_new_input(self._context, shape) for shape in shapes]
+        outputs = build(self._context, inputs)
+        self._graph = ggml.new_graph_custom(self._context, _MAX_NODES, False)
+        for tensor in outputs:
+            ggml.set_output(tensor)
+            ggml.build_forward_expand(self._graph, tensor)
+        self._allocator = ggml.gallocr_new(device.buffer_type)
+        try:
+            self._check()
+        except HeadsError:
+            self.close()
+            raise
+        self.inputs = [Port(tensor, device) for tensor in inputs]
+        for port in self.inputs:
+            port.array.fill(0)  # rows of padding must be finite
+        self.outputs = [Port(tensor, device) for tensor in outputs]
+
+    def _check(self) -> None:
+        for i in range(ggml.graph_n_nodes(self._graph)):
+            node = ggml.graph_node(self._graph, i)
+            if not ggml.backend_supports_op(self._device.handle, node):
+                raise HeadsError("this device cannot compute the heads; use --gpu-layers 0")
+        if not ggml.gallocr_alloc_graph(self._allocator, self._graph):
+            raise HeadsError("no memory to run the heads on this device; use fewer layers on it")
+
+    def run(self) -> None:
+        """Compute ``outputs`` from ``inputs``.
+
+        Raises:
+            HeadsError: when the device fails.
+        """
+        for port in self.inputs:
+            port.push()
+        if ggml.backend_graph_compute(self._device.handle, self._graph) != ggml.STATUS_SUCCESS:
+            raise HeadsError("the heads failed on the device")
+        for port in self.outputs:
+            port.pull()
+
+    def close(self) -> None:
+        """Free the memory of inputs and outputs; their arrays must not be used afterwards."""
+        self.inputs, self.outputs = [], []
+        ggml.gallocr_free(self._allocator)
+        ggml.free(self._context)
+
+
+class Graphs:
+    """Graphs of one kind by number of rows, built when first needed."""
+
+    def __init__(self, make: Callable[[int], Graph]) -> None:
+        self._make = make
+        self._by_size: dict[int, Graph] = {}
+
+    def at_least(self, rows: int) -> Graph:
+        """The graph that computes ``rows`` rows or a few more."""
+        size = size_for(rows)
+        graph = self._by_size.get(size)
+        if graph is None:
+            graph = self._by_size[size] = self._make(size)
+        return graph
+
+    def close(self) -> None:
+        """Free them all."""
+        for graph in self._by_size.values():
+            graph.close()
+        self._by_size.clear()
+
+
+def _new_input(context: int, shape: tuple[int, ...]) -> int:
+    """A float tensor whose memory no other tensor of the graph gets."""
+    new = ggml.new_tensor_2d if len(shape) == 2 else ggml.new_tensor_3d
+    tensor = int(new(context, ggml.TYPE_F32, *shape))
+    ggml.set_input(tensor)
+    ggml.set_output(tensor)
+    return tensor
+
+
+def best(context: int, logits: int, top_k: int) -> tuple[int, int]:
+    """The likeliest of ``logits`` [outputs, n].
+
+    Returns:
+        Indices, [top_k, n], in no particular order, and their probabilities, [1, top_k, n].
+    """
+    num_outputs, count = shape_of(logits)
+    probs = ggml.soft_max(context, logits)
+    ids = ggml.top_k(context, probs, top_k)
+    columns = ggml.reshape_3d(context, probs, 1, num_outputs, count)
+    return int(ids), int(ggml.get_rows(context, columns, ids))

@@ -1,0 +1,48 @@
+"""From what a graph gives to ranked guesses: order, token ids, calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gorgon.backend import Floats, Guesses, Ints
+from gorgon.llama.heads_file import Knots
+
+
+class Ranking:
+    """Ranks the best outputs of each head.
+
+    Args:
+        token_map: token id of each output; None where outputs are token ids.
+        calibration: from raw probability to survival by depth; empty for none.
+    """
+
+    def __init__(self, token_map: Ints | None, calibration: tuple[Knots, ...]) -> None:
+        self._token_map, self._calibration = token_map, calibration
+        self._offsets: npt.NDArray[np.intp] = np.zeros((0, 1), np.intp)
+
+    def __call__(
+        self, outputs: Ints, probs: Floats, depth: int, states: Floats | None = None
+    ) -> Guesses:
+        """Guesses for depth ``depth`` and those below.
+
+        Args:
+            outputs: shape [rows, depths, top_k], in any order.
+            probs: their raw probabilities, same shape.
+            depth: of the first one, from 1.
+            states: passed on.
+        """
+        top_k = probs.shape[-1]
+        order = np.argsort(-probs, axis=-1, kind="stable").reshape(-1, top_k)
+        order += self._offsets_for(len(order), top_k)
+        ids = outputs.ravel()[order].reshape(outputs.shape)
+        ranked = probs.ravel()[order].reshape(probs.shape)
+        for i in range(probs.shape[1] if self._calibration else 0):
+            knots = self._calibration[depth - 1 + i]
+            ranked[:, i] = np.interp(ranked[:, i], knots.x, knots.y)
+        return Guesses(ids if self._token_map is None else self._token_map[ids], ranked, states)
+
+    def _offsets_for(self, rows: int, top_k: int) -> npt.NDArray[np.intp]:
+        if len(self._offsets) < rows:
+            self._offsets = np.arange(0, rows * top_k, top_k, dtype=np.intp)[:, None]
+        return self._offsets[:rows]
