@@ -1,0 +1,139 @@
+"""What the heads cost: random weights of the default sizes, on the embedded model's embeddings.
+
+    python -m benchmarks.heads [--threads 2] [--rows 1 8]
+
+Times are medians of the calls that one draft needs: ``propose`` for independent heads, ``propose``
+and two ``deepen`` for a chain of three by conditioned heads. "after a step" reads 128 MB between
+two drafts, as a pass of the model does, so that no weight is in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gorgon.backend import DraftState, Guesses
+from gorgon.compile.sidecar import Sidecar, write
+from gorgon.config import EngineSettings
+from gorgon.llama import kernels
+from gorgon.llama.backend import default_model
+from gorgon.llama.heads import Heads, load_heads
+from gorgon.llama.model import ModelInfo, inspect
+from gorgon.llama.tensor_types import TYPES, Rows
+
+NUM_OUTPUTS, HIDDEN, WINDOW, LENGTH, NUM_HEADS = 8192, 1024, 2, 512, 4
+REPEATS = 300
+_MODEL_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Milliseconds of one draft."""
+
+    warm: float
+    after_a_step: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--type", default="Q8_0", choices=sorted(TYPES))
+    parser.add_argument("--block-type", default="Q4_0", choices=sorted(TYPES))
+    arguments = parser.parse_args()
+    status, base = kernels.load(), inspect(default_model())
+    print(f"kernels: {status.isa or status.reason}; {arguments.threads} threads")
+    print(f"output {arguments.type}, rest {arguments.block_type}, milliseconds a draft")
+    print(f"{'heads':<28}{'rows':>5}{'warm':>8}{'after a step':>14}")
+    settings = EngineSettings(threads=arguments.threads, gpu_layers=0)
+    for variant in ("conditioned", "medusa"):
+        heads = make(variant, base, settings, arguments.type, arguments.block_type)
+        for rows in arguments.rows:
+            times = measure(heads, base, rows)
+            label = f"{variant}, {heads.size / 1e6:.1f} MB"
+            print(f"{label:<28}{rows:>5}{times.warm:>8.3f}{times.after_a_step:>14.3f}")
+        heads.close()
+
+
+def make(
+    variant: str, base: ModelInfo, settings: EngineSettings, kind: str, block_kind: str
+) -> Heads:
+    """Random heads of the default sizes, written and loaded."""
+    rng = np.random.default_rng(0)
+
+    def matrix(rows: int, columns: int) -> npt.NDArray[np.float32]:
+        return np.asarray(rng.normal(size=(rows, columns)) / np.sqrt(columns), np.float32)
+
+    embd = base.num_embd
+    tensors: dict[str, Rows] = {"output.weight": matrix(NUM_OUTPUTS, embd)}
+    numbers = {}
+    if variant == "conditioned":
+        numbers = {"hidden_length": HIDDEN, "window": WINDOW, "window_length": LENGTH}
+        tensors |= {
+            "block.gate.weight": matrix(HIDDEN, 2 * embd),
+            "block.up.weight": matrix(HIDDEN, 2 * embd),
+            "block.down.weight": matrix(embd, HIDDEN),
+            "window.in.weight": matrix(LENGTH, 2 * WINDOW * embd),
+            "window.state.weight": matrix(embd, LENGTH),
+            "window.gate.weight": matrix(HIDDEN, LENGTH),
+        }
+    else:
+        for head in range(NUM_HEADS):
+            tensors[f"head.{head}.block.0.weight"] = matrix(embd, embd)
+            tensors[f"head.{head}.block.0.bias"] = np.zeros(embd, np.float32)
+    sidecar = Sidecar(
+        "conditioned" if variant == "conditioned" else "medusa",
+        NUM_HEADS,
+        "own",
+        tensors,
+        rng.permutation(base.num_vocab)[:NUM_OUTPUTS].astype(np.int32),
+        numbers=numbers,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.medusa.gguf"
+        write(path, sidecar, base, {"output.weight": TYPES[kind]}, TYPES[block_kind])
+        return load_heads(path, base, settings)
+
+
+def measure(heads: Heads, base: ModelInfo, rows: int) -> Times:
+    """Medians over many drafts of ``rows`` requests."""
+    rng = np.random.default_rng(1)
+    shape = (rows, 1 + heads.window)
+    state = DraftState(
+        rng.normal(size=(*shape, base.num_embd)).astype(np.float32),
+        rng.integers(0, base.num_vocab, shape).astype(np.int32),
+    )
+    model = np.ones(_MODEL_BYTES // 8, np.float64)
+
+    def draft() -> Guesses:
+        guesses = heads.propose(state)
+        depth = 2
+        while guesses.states is not None and depth <= 3:
+            guesses = heads.deepen(guesses.states, guesses.tokens[:, 0, 0], depth)
+            depth += 1
+        return guesses
+
+    draft()
+    return Times(_median(draft, lambda: None), _median(draft, lambda: float(model.sum())))
+
+
+def _median(draft: Callable[[], object], before: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        before()
+        began = time.perf_counter()
+        draft()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e3
+
+
+if __name__ == "__main__":
+    main()
