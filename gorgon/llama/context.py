@@ -49,7 +49,8 @@ class Context:
 
     def _params(self, settings: EngineSettings) -> Any:
         params = llama.llama_context_default_params()
-        params.n_ctx = settings.num_cells
+        # With fewer cells than sequences llama.cpp aborts the process; the surplus stays unused.
+        params.n_ctx = max(settings.num_cells, MAX_SEQUENCES)
         params.n_batch = params.n_ubatch = self.max_rows
         params.n_seq_max = MAX_SEQUENCES
         params.n_threads = params.n_threads_batch = settings.threads
