@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class GgufFile:
         self.path = path
         _check_header(path)
         params = ggml.GgufInitParams(no_alloc=True, ctx=None)
-        self._handle = ggml.gguf_init_from_file(str(path).encode(), params)
+        self._handle = ggml.gguf_init_from_file(os.fsencode(path), params)
         if not self._handle:
             raise ModelError(f"{path}: damaged GGUF header; download or convert the file again")
         self.tensors = {tensor.name: tensor for tensor in self._read_tensors()}
@@ -77,6 +78,11 @@ class GgufFile:
         """The 32-bit unsigned integer at ``key``; None where there is none."""
         index = self._find(key, _UINT32)
         return None if index is None else int(ggml.gguf_get_val_u32(self._handle, index))
+
+    def float32(self, key: str) -> float | None:
+        """The 32-bit float at ``key``; None where there is none."""
+        index = self._find(key, _FLOAT32)
+        return None if index is None else float(ggml.gguf_get_val_f32(self._handle, index))
 
     def floats(self, key: str) -> npt.NDArray[np.float32] | None:
         """A copy of the float array at ``key``; None where there is none."""

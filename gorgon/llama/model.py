@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import os
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,9 @@ from gorgon.llama.gguf import GgufFile, TensorInfo
 from gorgon.llama.library import collect_errors, llama
 
 logger = logging.getLogger("gorgon.llama")
+
+_MAX_LAYERS = _MAX_EXPERTS = 512  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
+_DAMAGED = "the file is damaged or made by a faulty tool, download or convert it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ def inspect(path: Path) -> ModelInfo:
         norm = file.tensors.get("output_norm.weight")
         if embedding is None or norm is None or len(embedding.shape) != 2:
             raise ModelError(f"{path}: no token_embd.weight or output_norm.weight; not a model")
+        _check_hyperparameters(file)
         num_embd, num_vocab = embedding.shape
         return ModelInfo(
             path=path,
@@ -72,12 +77,34 @@ def inspect(path: Path) -> ModelInfo:
         )
 
 
+def _check_hyperparameters(file: GgufFile) -> None:
+    """Refuse what llama.cpp answers by aborting the process instead of by an error."""
+    epsilon = file.float32("llama.attention.layer_norm_rms_epsilon")
+    for key, allowed in (
+        ("block_count", range(1, _MAX_LAYERS + 1)),
+        ("expert_count", range(_MAX_EXPERTS + 1)),
+    ):
+        value = file.uint(f"llama.{key}")
+        if value is not None and value not in allowed:
+            raise ModelError(f"{file.path}: llama.{key} is {value}; {_DAMAGED}")
+    if epsilon is not None and not 0.0 <= epsilon < 1.0:
+        raise ModelError(
+            f"{file.path}: llama.attention.layer_norm_rms_epsilon is {epsilon}; {_DAMAGED}"
+        )
+
+
 def fingerprint(num_embd: int, num_vocab: int, output_norm: bytes) -> str:
     """What identifies a model over all its quantisations: shapes and the final norm's weights.
 
     The norm stays F32 in every quantisation and differs between fine-tunes of one base.
     """
     return hashlib.sha256(struct.pack("<II", num_embd, num_vocab) + output_norm).hexdigest()
+
+
+def _reason(errors: list[str]) -> str:
+    """What llama.cpp said first, without the name of the function that said it."""
+    first = errors[0] if errors else "no reason given"
+    return " ".join(first.rpartition("error loading model: ")[2].split())
 
 
 class Model:
@@ -96,9 +123,9 @@ class Model:
             # Packed weights are copies: mapped, the file would stay in memory beside them.
             params.load_mode = llama.LLAMA_LOAD_MODE_NONE
         with collect_errors() as errors:
-            self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
+            self.handle = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
-            raise ModelError(f"{path}: llama.cpp cannot load it: {'; '.join(errors[-2:])}")
+            raise ModelError(f"{path}: llama.cpp cannot load it ({_reason(errors)}); {_DAMAGED}")
         self._refuse_unserved()
         self.vocab = llama.llama_model_get_vocab(self.handle)
         assert llama.llama_vocab_n_tokens(self.vocab) == self.info.num_vocab
