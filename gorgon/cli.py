@@ -121,6 +121,33 @@ def generate(
     run(settings, body, mode)
 
 
+@app.command()
+def tune(
+    model: ModelOption = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="for each measurement")] = 4.0,
+    types: Annotated[
+        str, typer.Option(help="quantisations to try too, with commas: Q4_0,Q8_0,Q4_K_M")
+    ] = "",
+    plot: Annotated[Path | None, typer.Option(help="draw t(n) into this PNG")] = None,
+    threads: ThreadsOption = None,
+    cache_type: CacheOption = None,
+    flash_attention: FlashOption = None,
+    gpu_layers: LayersOption = None,
+) -> None:
+    """Find the settings under which a model runs fastest here; `serve` takes them up."""
+    from gorgon.tune.run import run
+
+    settings = _given(
+        EngineSettings,
+        model=model,
+        threads=threads,
+        cache_type=cache_type,
+        flash_attention=flash_attention,
+        gpu_layers=gpu_layers,
+    )
+    run(settings, seconds, [name for name in types.split(",") if name], plot)
+
+
 def _given(kind: type[Settings], **values: Any) -> Settings:
     """Settings from what was given; the rest comes from the environment or is the default."""
     return kind(**{name: value for name, value in values.items() if value is not None})

@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CacheType = Literal["f16", "q8_0", "q4_0"]
+CpuKernels = Literal["native", "repacked", "plain"]
 
 
 def _num_cores() -> int:
@@ -47,6 +48,14 @@ class EngineSettings(BaseSettings):
     )
     cache_type: CacheType = "f16"
     flash_attention: bool = True
+    cpu_kernels: CpuKernels = Field(
+        default="native",
+        description="native: ours for small batches; repacked: llama.cpp's with repacked weights; "
+        "plain: llama.cpp's with weights as they are",
+    )
+    batch_sizes: tuple[int, ...] = Field(
+        default=(), description="tokens a step to keep to, where a new size costs; see gorgon tune"
+    )
     max_running: int = Field(
         default=32, ge=1, le=128, description="requests decoded at the same time"
     )

@@ -18,8 +18,12 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"backend"}),
     frozenset({"llama", "speculation"}),
     frozenset({"engine"}),
+<<<<<<< HEAD
     frozenset({"server", "compile"}),
     frozenset({"training", "bench"}),
+=======
+    frozenset({"server", "compile", "training", "bench", "tune"}),
+>>>>>>> d09682c (Tune settings for the machine at hand)
     frozenset({"terminal"}),
     frozenset({"cli"}),
 )
@@ -38,11 +42,11 @@ HOMES: dict[str, frozenset[str]] = {
     "uvicorn": frozenset({"server"}),
     "jinja2": frozenset({"server"}),
     "torch": frozenset({"training"}),
-    "matplotlib": frozenset({"training", "bench"}),
+    "matplotlib": frozenset({"training", "bench", "tune"}),
     "gguf": frozenset({"compile", "training"}),
     "safetensors": frozenset({"compile", "training"}),
     "typer": frozenset({"cli"}),
-    "rich": frozenset({"cli", "terminal", "compile", "training", "bench"}),
+    "rich": frozenset({"cli", "terminal", "compile", "training", "bench", "tune"}),
     "httpx": frozenset({"bench"}),
     "prometheus_client": frozenset({"server"}),
 }

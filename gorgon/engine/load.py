@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from gorgon.config import EngineSettings
-from gorgon.engine import profile
+from gorgon.engine import profile, tuned
 from gorgon.engine.engine import Engine
 from gorgon.engine.measure import Measured, measure, still_holds
 from gorgon.llama.backend import LlamaBackend
@@ -56,9 +56,10 @@ def load(settings: EngineSettings) -> Loaded:
         HeadsError: when the heads cannot be loaded or belong to another model.
     """
     began = time.perf_counter()
+    settings = tuned.read(settings)
     backend = LlamaBackend(settings)
     measured = measure_once(backend, settings)
-    cost = StepCost(measured.times, backend.max_rows, change=measured.change)
+    cost = StepCost(measured.times, backend.max_rows, measured.change, settings.batch_sizes)
     engine = Engine(backend, settings, cost)
     if measured.propose:
         engine.drafter.propose_cost = measured.propose

@@ -12,7 +12,7 @@ from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError, ModelError
 from gorgon.llama import kernels
 from gorgon.llama.context import MAX_SEQUENCES, Context
-from gorgon.llama.device import describe_device
+from gorgon.llama.device import describe_device, on_gpu
 from gorgon.llama.heads import Heads, load_heads
 from gorgon.llama.library import SUPPORTED_VERSION
 from gorgon.llama.model import Model, ModelInfo
@@ -72,7 +72,7 @@ class LlamaBackend:
         self.eog_ids = self.model.eog_ids
         self.num_vocab = self.model.info.num_vocab
         self.num_embd = self.model.info.num_embd
-        self.skips_hidden_cells = kernels.load().active and settings.flash_attention
+        self.skips_hidden_cells = settings.flash_attention and _has_native_kernels(settings)
         self.identity = _identity(settings, self.model.info, heads)
         self.num_heads = self.heads.num_heads if self.heads else 0
         self.max_guesses = self.heads.top_k if self.heads else 0
@@ -111,14 +111,19 @@ class LlamaBackend:
         self.model.close()
 
 
+def _has_native_kernels(settings: EngineSettings) -> bool:
+    on_cpu = not on_gpu(settings.gpu_layers)
+    return on_cpu and settings.cpu_kernels == "native" and kernels.load().active
+
+
 def _identity(settings: EngineSettings, model: ModelInfo, heads: Path | None) -> dict[str, str]:
     """All that decides how long a step takes, to tell measurements apart."""
-    status = kernels.load()
+    isa = kernels.load().isa if _has_native_kernels(settings) else settings.cpu_kernels
     return {
         "model": f"{model.fingerprint} {model.path.stat().st_size}",
         "heads": "" if heads is None else f"{heads.name} {heads.stat().st_size}",
         "llama.cpp": SUPPORTED_VERSION,
-        "kernels": str(status.isa) if status.active else "",
+        "kernels": str(isa),
         "device": describe_device(settings.gpu_layers),
         "threads": str(settings.threads),
         "layers on the GPU": str(settings.gpu_layers),

@@ -19,6 +19,11 @@ def describe_device(gpu_layers: int) -> str:
     return f"{ggml.backend_dev_description(device).decode()}; {processor}"
 
 
+def on_gpu(gpu_layers: int) -> bool:
+    """Whether layers of a model go to a GPU."""
+    return gpu_layers != 0 and bool(ggml.backend_dev_by_type(ggml.DEVICE_GPU))
+
+
 def _processor() -> str:
     try:
         info = Path("/proc/cpuinfo").read_text("utf-8")

@@ -118,7 +118,9 @@ class Model:
         self.info = inspect(path)
         params = llama.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers if settings.gpu_layers >= 0 else 999
-        kernels.load()  # llama.cpp asks what kernels there are once, at its first model
+        native = settings.cpu_kernels == "native"
+        kernels.take(weights=native, attention=native)  # before llama.cpp's first model
+        params.use_extra_bufts = settings.cpu_kernels != "plain"
         if self._is_packed(settings):
             # Packed weights are copies: mapped, the file would stay in memory beside them.
             params.load_mode = llama.LLAMA_LOAD_MODE_NONE
@@ -132,7 +134,9 @@ class Model:
 
     def _is_packed(self, settings: EngineSettings) -> bool:
         on_gpu = settings.gpu_layers != 0 and llama.llama_supports_gpu_offload()
-        return not on_gpu and any(kernels.packs(w.type, w.shape) for w in self.info.weights)
+        if on_gpu or settings.cpu_kernels != "native":
+            return False
+        return any(kernels.packs(w.type, w.shape) for w in self.info.weights)
 
     def _refuse_unserved(self) -> None:
         kinds = {

@@ -1,0 +1,1 @@
+"""Finding the settings under which a model runs fastest on this machine."""
