@@ -82,7 +82,9 @@ def generate(
     prompt: str,
     mode: Annotated[
         Literal["medusa", "normal", "lookup", "fixed"],
-        typer.Option(help="medusa: drafts as far as they pay; lookup: without heads; fixed: --tree"),
+        typer.Option(
+            help="medusa: drafts as far as they pay; lookup: without heads; fixed: --tree"
+        ),
     ] = "medusa",
     max_length: Annotated[int, typer.Option(min=1, help="new tokens, at most")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,

@@ -32,6 +32,12 @@ class HeadsError(GorgonError):
     code = "bad_heads"
 
 
+class CompileError(GorgonError):
+    """A model cannot be compiled: its source, a type, disk space or the network is the reason."""
+
+    code = "compile_failed"
+
+
 class RequestError(GorgonError):
     """What the client sent cannot be served; ``field`` names the culprit."""
 

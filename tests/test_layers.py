@@ -18,12 +18,8 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"backend"}),
     frozenset({"llama", "speculation"}),
     frozenset({"engine"}),
-<<<<<<< HEAD
     frozenset({"server", "compile"}),
-    frozenset({"training", "bench"}),
-=======
-    frozenset({"server", "compile", "training", "bench", "tune"}),
->>>>>>> d09682c (Tune settings for the machine at hand)
+    frozenset({"training", "bench", "tune"}),
     frozenset({"terminal"}),
     frozenset({"cli"}),
 )
