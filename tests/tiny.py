@@ -14,11 +14,11 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from gorgon.compile.sidecar import Sidecar
+from gorgon.compile.sidecar import write as write_sidecar
 from gorgon.config import EngineSettings
 from gorgon.llama.backend import LlamaBackend
 from gorgon.llama.model import inspect
-from gorgon.training.sidecar import Sidecar
-from gorgon.training.sidecar import write as write_sidecar
 
 NUM_EMBD, NUM_HEADS, NUM_LAYERS, NUM_FF = 64, 2, 2, 96
 WORDS = tuple(f"▁word{i}" for i in range(13))

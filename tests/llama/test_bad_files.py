@@ -155,7 +155,7 @@ def test_missing_heads_are_named(tmp_path: Path, base: Path) -> None:
 
 def test_a_model_is_no_heads_file(tmp_path: Path, base: Path) -> None:
     path = write_model(tmp_path / "m.gguf")
-    assert "no Medusa heads" in refusal(HeadsError, base, path)
+    assert "no heads file" in refusal(HeadsError, base, path)
 
 
 @pytest.mark.parametrize("missing", [1, 1000, 20_000])
@@ -200,6 +200,7 @@ BAD_HEADS: dict[str, dict[str, Any]] = {
     "no head": {"num_heads": 0},
     "17 heads": {"num_heads": 17},
     "4 billion heads": {"num_heads": 2**32 - 1},
+    "4 billion blocks": {"num_blocks": 2**32 - 1},
     "two blocks, one there": {"num_blocks": 2},
     "four heads, three there": {"num_heads": 4},
     "variant": {"variant": "hydra"},
@@ -207,6 +208,7 @@ BAD_HEADS: dict[str, dict[str, Any]] = {
     "own output missing": {"output": "own", "tensors": block(0) | block(1) | block(2)},
     "blocks of another width": {"tensors": block(0, 96) | block(1) | block(2), "output": "shared"},
     "token out of range": {"token_ids": ids(0, NUM_VOCAB)},
+    "empty map": {"token_ids": ids()},
     "token negative": {"token_ids": ids(0, -1)},
     "map and output differ": {"token_ids": ids(*range(16))},
 }
