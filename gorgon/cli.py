@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from gorgon.config import CacheType, EngineSettings, ServerSettings
 from gorgon.errors import GorgonError
@@ -151,6 +152,47 @@ def tune(
         gpu_layers=gpu_layers,
     )
     run(settings, seconds, [name for name in types.split(",") if name], plot)
+
+
+class CompileGroup(TyperGroup):
+    """``gorgon compile SRC`` is ``gorgon compile model SRC``: models are what is compiled most."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default subcommand in where none is named."""
+        named = args and (args[0] in self.commands or args[0] == "--help")
+        if args and not named and "model" in self.commands:
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
+
+
+compile_app = typer.Typer(cls=CompileGroup, no_args_is_help=True)
+app.add_typer(compile_app, name="compile", help="Make a model, or heads, ready to serve.")
+
+
+@compile_app.command("heads")
+def compile_heads(
+    source: Annotated[Path, typer.Argument(help="released heads: a file, or a folder of shards")],
+    base: Annotated[Path, typer.Option(help="GGUF file of the model that they belong to")],
+    type_name: Annotated[str, typer.Option("--type", help="type of the matrices")] = "Q8_0",
+    out: Annotated[
+        Path | None, typer.Option(help="file to write [default: SOURCE-TYPE.medusa.gguf here]")
+    ] = None,
+    top_vocab: Annotated[
+        int | None, typer.Option(help="guess only so many tokens, the most frequent in --text")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to count tokens in")] = None,
+) -> None:
+    """Turn released Medusa heads into a heads file."""
+    from gorgon.compile import heads
+
+    if (top_vocab is None) != (text is None):
+        raise typer.BadParameter("give --top-vocab and --text together")
+    ids = None
+    if top_vocab is not None and text is not None:
+        ids = heads.frequent_tokens(base, text, top_vocab)
+    target = out or Path(f"{source.resolve().stem}-{type_name.upper()}.medusa.gguf")
+    heads.compile_heads(source, base, target, type_name, ids)
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
 def _given(kind: type[Settings], **values: Any) -> Settings:

@@ -1,110 +1,88 @@
-"""Released Medusa heads to a sidecar file ``*.medusa.gguf``.
-
-Reads the naming of the Medusa code base, ``{head}.{block}.linear.weight|bias`` and, when a head
-has its own output matrix, ``{head}.{blocks}.weight``. The number of heads and blocks is counted
-from the tensors: released configs are known to be wrong about it.
-"""
+"""Released Medusa heads to a heads file ``*.medusa.gguf``."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import gguf
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file
 
+from gorgon.compile.frequency import count_tokens, most_frequent
+from gorgon.compile.released import ReleasedHeads, check_fit, find_heads
+from gorgon.compile.sidecar import Sidecar, write
+from gorgon.compile.stored import ChosenRows
+from gorgon.compile.tensor_files import read_tensors
 from gorgon.errors import HeadsError
-from gorgon.llama.heads_file import FORMAT_VERSION
 from gorgon.llama.model import ModelInfo, inspect
+from gorgon.llama.tensor_types import Rows, type_named
 
-Tensors = dict[str, npt.NDArray[np.float32]]
-
-_LINEAR = re.compile(r"^(\d+)\.(\d+)\.linear\.(weight|bias)$")
-_OUTPUT = re.compile(r"^(\d+)\.(\d+)\.weight$")
+Ints = npt.NDArray[np.int32]
 
 
 def compile_heads(
-    source: Path, base: Path, target: Path, type_name: str, token_ids: npt.NDArray[np.int32] | None
+    source: Path,
+    base: Path,
+    target: Path,
+    type_name: str = "Q8_0",
+    token_ids: Ints | None = None,
 ) -> None:
-    """Write ``target`` from the safetensors file ``source``.
+    """Write ``target`` from the checkpoint ``source``.
 
     Args:
-        source: heads in released naming.
+        source: a file or folder of heads under a released naming (see ``released``).
         base: the GGUF that they belong to.
         target: the file to write; it appears only when complete.
-        type_name: ggml type of the matrices, ``Q8_0`` for example.
-        token_ids: the tokens that the heads may guess, all if None.
+        type_name: ggml type of the matrices.
+        token_ids: the tokens that the heads may guess, all that they can if None.
 
     Raises:
-        HeadsError: when the source holds no heads or heads of another width.
+        HeadsError: when the source holds no heads, or heads of another model.
+        ModelError: when the base is no model that Gorgon serves.
     """
-    info = inspect(base)
-    tensors = rename(load_file(source), token_ids)
-    width = tensors["head.0.block.0.weight"].shape[0]
-    if width != info.num_embd:
-        raise HeadsError(f"{source}: heads are {width} wide, {base.name} is {info.num_embd}")
-    write(target, tensors, info, gguf.GGMLQuantizationType[type_name], token_ids)
+    kind, info = type_named(type_name), inspect(base)
+    heads = find_heads(source, read_tensors(source))
+    check_fit(source, heads, info.num_embd, info.num_vocab)
+    tensors, ids = _cut(source, heads, token_ids)
+    sidecar = Sidecar(
+        variant="medusa",
+        num_heads=heads.num_heads,
+        num_blocks=heads.num_blocks,
+        output="own" if heads.has_output else "shared",
+        tensors=tensors,
+        token_ids=ids,
+        provenance={"source": source.name},
+    )
+    write(target, sidecar, info, {}, kind)
 
 
-def rename(source: Tensors, token_ids: npt.NDArray[np.int32] | None) -> Tensors:
-    """Tensors under the names of the sidecar, output matrices cut to ``token_ids``.
+def frequent_tokens(base: Path, text: Path, count: int) -> Ints:
+    """The ``count`` tokens that ``text`` has most of, end-of-generation tokens included.
 
     Raises:
-        HeadsError: when nothing has a released name.
+        HeadsError: when the text cannot be read or the count is out of range.
+        ModelError: when the base cannot be loaded.
     """
-    tensors: Tensors = {}
-    for name, data in source.items():
-        if match := _LINEAR.match(name):
-            head, block, kind = match.groups()
-            tensors[f"head.{head}.block.{block}.{kind}"] = data
-        elif match := _OUTPUT.match(name):
-            rows = data if token_ids is None else data[token_ids]
-            tensors[f"head.{match[1]}.output.weight"] = rows
-    if "head.0.block.0.weight" not in tensors:
-        raise HeadsError("no tensor named 0.0.linear.weight: not Medusa heads")
-    return tensors
+    info: ModelInfo = inspect(base)
+    if not 1 <= count <= info.num_vocab:
+        raise HeadsError(f"--top-vocab {count}: must be 1 to {info.num_vocab}")
+    return most_frequent(*count_tokens(base, text, info.num_vocab), count)
 
 
-def write(
-    target: Path,
-    tensors: Tensors,
-    base: ModelInfo,
-    kind: gguf.GGMLQuantizationType,
-    token_ids: npt.NDArray[np.int32] | None,
-) -> None:
-    """Write a sidecar; half-written files never carry the final name."""
-    part = target.with_name(target.name + ".part")
-    writer = gguf.GGUFWriter(part, "medusa")
-    _write_keys(writer, tensors, base)
-    for name, data in tensors.items():
-        values = np.asarray(data, np.float32)
-        if values.ndim == 1:
-            writer.add_tensor(name, values)
-        else:
-            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-    if token_ids is not None:
-        writer.add_tensor("token_map", np.asarray(token_ids, np.int32))
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-    finally:
-        writer.close()
-    part.replace(target)
-
-
-def _write_keys(writer: gguf.GGUFWriter, tensors: Tensors, base: ModelInfo) -> None:
-    heads = {int(name.split(".")[1]) for name in tensors}
-    blocks = {int(name.split(".")[3]) for name in tensors if ".block." in name}
-    own = any(name.endswith(".output.weight") for name in tensors)
-    writer.add_name(f"Medusa heads for {base.name}")
-    writer.add_uint32("medusa.format_version", FORMAT_VERSION)
-    writer.add_string("medusa.variant", "medusa")
-    writer.add_uint32("medusa.head_count", len(heads))
-    writer.add_uint32("medusa.block_count", len(blocks))
-    writer.add_uint32("medusa.embedding_length", base.num_embd)
-    writer.add_uint32("medusa.vocab_size", base.num_vocab)
-    writer.add_string("medusa.output", "own" if own else "shared")
-    writer.add_string("medusa.base.fingerprint", base.fingerprint)
+def _cut(
+    source: Path, heads: ReleasedHeads, token_ids: Ints | None
+) -> tuple[dict[str, Rows], Ints | None]:
+    """Output matrices cut to ``token_ids``, as far as the heads know these tokens."""
+    tensors: dict[str, Rows] = dict(heads.tensors)
+    if token_ids is None:
+        return tensors, heads.token_ids
+    rows = token_ids
+    if heads.token_ids is not None:
+        place = {int(token): row for row, token in enumerate(heads.token_ids)}
+        token_ids = np.array([t for t in token_ids.tolist() if t in place], np.int32)
+        rows = np.array([place[t] for t in token_ids.tolist()], np.int32)
+    if len(token_ids) == 0:
+        raise HeadsError(f"{source}: its token_map has none of the tokens asked for")
+    for name, tensor in heads.tensors.items():
+        if name.endswith("output.weight"):
+            tensors[name] = ChosenRows(tensor, rows)
+    return tensors, token_ids
