@@ -127,6 +127,7 @@ class Request:
     ignore_eos: bool = False
     reuse_prefix: bool = True
     num_logprobs: int | None = None
+    want_tree: bool = False
 
     def __post_init__(self) -> None:
         _check(len(self.prompt_ids) > 0, "prompt", "at least one token")
@@ -181,12 +182,29 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeTrace:
+    """The tree that a step tried, for front ends that show it.
+
+    Node 0 is the root, the token known before the step; ``parents[i] < i`` for every other node.
+    ``sources[i]`` names who drafted node i, ``survival[i]`` is the stated probability that it is
+    kept, ``path`` holds the nodes that were, root first.
+    """
+
+    parents: tuple[int, ...]
+    tokens: tuple[int, ...]
+    sources: tuple[str, ...]
+    survival: tuple[float, ...]
+    path: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step gave one request.
 
     ``depths[i]`` is 0 where ``tokens[i]`` was drawn with no draft behind it and d where it was
     drafted at depth d of the tree and accepted. ``logprobs`` has one entry a token if the request
-    asked for them. ``finish`` and ``stats`` come with the last one.
+    asked for them. ``finish`` and ``stats`` come with the last one, ``tree``
+    with each one if ``Request.want_tree`` is set.
     """
 
     request_id: str
@@ -196,6 +214,7 @@ class StepResult:
     stats: RequestStats | None = None
     error: Exception | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    tree: TreeTrace | None = None
 
 
 def _check(ok: bool, name: str, allowed: str) -> None:

@@ -18,6 +18,7 @@ from gorgon.engine.logprobs import token_logprob
 from gorgon.engine.pool import Placement, SequencePool
 from gorgon.engine.scheduler import Scheduler, Waiting
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.trace import trace_tree
 from gorgon.errors import GorgonError, QueueFullError, RequestError
 from gorgon.request import FinishReason, Request, RequestStats, StepResult, TokenLogprob
 from gorgon.speculation.acceptance import (
@@ -242,13 +243,22 @@ class Engine:
         sequence.max_batch = max(sequence.max_batch, len(self.scheduler.running))
         sequence.tokens += accepted.tokens
         depths = (*range(1, len(accepted.path)), 0)
+        trace = None
+        if sequence.request.want_tree:
+            trace = trace_tree(placement.tree, accepted.path)
         finish = self._finish_reason(sequence)
         stats = sequence.stats() if finish else None
         if finish:
             self._end(sequence, keep=True)
         logprobs = self._logprobs(placement, accepted, output)
         return StepResult(
-            sequence.request.id, accepted.tokens, depths, finish, stats, logprobs=logprobs
+            sequence.request.id,
+            accepted.tokens,
+            depths,
+            finish,
+            stats,
+            logprobs=logprobs,
+            tree=trace,
         )
 
     def _logprobs(

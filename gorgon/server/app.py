@@ -21,6 +21,8 @@ from gorgon.engine.worker import Worker
 from gorgon.errors import GorgonError, NotReadyError, QueueFullError, RequestError
 from gorgon.request import Mode
 from gorgon.server.generation import Generator, unless_gone
+from gorgon.server.live import live_router
+from gorgon.server.page import page_router
 from gorgon.server.schemas import (
     ERROR_RESPONSES,
     CompareResponse,
@@ -95,6 +97,8 @@ def create_app(engine: EngineSettings, server: ServerSettings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
     _add_error_handlers(app)
     _add_routes(app, service)
+    app.include_router(live_router(lambda: service.generator))
+    app.include_router(page_router())
     return app
 
 

@@ -34,8 +34,8 @@ class Generator:
     """Serves generations of one loaded model."""
 
     def __init__(self, worker: Worker, loaded: Loaded) -> None:
-        self._worker, self._loaded = worker, loaded
-        self._chat = ChatPrompt(loaded.model, loaded.model.info.chat_template)
+        self._worker, self.loaded = worker, loaded
+        self.chat = ChatPrompt(loaded.model, loaded.model.info.chat_template)
 
     def encode(self, body: GenerateRequest) -> tuple[int, ...]:
         """Prompt token ids.
@@ -44,8 +44,8 @@ class Generator:
             RequestError: when there is no token in it.
         """
         if body.chat:
-            return tuple(self._chat.encode([Message("user", body.prompt)]))
-        ids = self._loaded.model.tokenize(body.prompt, add_special=True, parse_special=False)
+            return tuple(self.chat.encode([Message("user", body.prompt)]))
+        ids = self.loaded.model.tokenize(body.prompt, add_special=True, parse_special=False)
         if not ids:
             raise RequestError("prompt is empty; write some text", "prompt")
         return tuple(ids)
@@ -66,7 +66,7 @@ class Generator:
             speculation=body.speculation(mode),
             reuse_prefix=reuse_prefix,
         )
-        stream, parts = TextStream(self._loaded.model, body.stop), []
+        stream, parts = TextStream(self.loaded.model, body.stop), []
         finish, stats = FinishReason.CANCELLED, RequestStats()
         async for result in self.results(request):
             parts += stream.push(result.tokens)
@@ -126,7 +126,7 @@ class Generator:
         if not generation.num_tokens:
             return 0.0
         context = stats.prompt_tokens + generation.num_tokens // 2
-        step = self._loaded.plain_step.at(context)
+        step = self.loaded.plain_step.at(context)
         return stats.prefill_time + (generation.num_tokens - 1) * step
 
 
