@@ -16,7 +16,9 @@ from gorgon.request import Mode, Request, RequestStats
 from gorgon.server.schemas import GenerateRequest
 from gorgon.server.text import ChatPrompt, Message, TextStream
 
-DEPTH_STYLES = ("", "green", "cyan", "magenta", "yellow", "blue", "red")
+# The page's hues, as far from each other for all eyes as they can be where the background may be
+# black or white; the last one is for all depths from there on.
+DEPTH_COLOURS = ("#387dfb", "#006a82", "#885700", "#e97140", "#b884b2")
 
 
 def generate(settings: EngineSettings, fields: dict[str, Any], mode: Mode) -> None:
@@ -69,11 +71,19 @@ def _stream(
             if result.error is not None:
                 raise result.error
             for piece, depth in zip(stream.push(result.tokens), result.depths, strict=False):
-                style = DEPTH_STYLES[min(depth, len(DEPTH_STYLES) - 1)]
-                console.print(Text(piece, style=style), end="")
+                console.print(mark(piece, depth), end="", soft_wrap=True)
             stats = result.stats or stats
-    console.print(stream.flush())
+    console.print(stream.flush(), end="\n\n")
     return stats, stream.num_tokens
+
+
+def mark(piece: str, depth: int) -> Text:
+    """A token's text: coloured and underlined if it was drafted, white space before it left out."""
+    if depth == 0:
+        return Text(piece)
+    word = piece.lstrip()
+    colour = DEPTH_COLOURS[min(depth, len(DEPTH_COLOURS)) - 1]
+    return Text.assemble(piece[: len(piece) - len(word)], (word, f"underline {colour}"))
 
 
 def _encode(loaded: Loaded, body: GenerateRequest) -> tuple[int, ...]:
@@ -86,18 +96,22 @@ def _encode(loaded: Loaded, body: GenerateRequest) -> tuple[int, ...]:
 def _summarise(console: Console, loaded: Loaded, stats: RequestStats, num_tokens: int) -> None:
     speed = (num_tokens - 1) / stats.decode_time if stats.decode_time else 0.0
     plain = loaded.plain_step.at(stats.prompt_tokens + num_tokens // 2)
-    line = (
-        f"{num_tokens} tokens, {speed:.1f} tokens/s decoding "
-        f"({speed * plain:.2f}x of a plain step), "
-        f"{num_tokens / max(stats.steps, 1):.2f} tokens/step"
-    )
+    line = Text(style="dim")
+    line.append(f"{speed:.1f} tokens/s", style="bold not dim")
+    line.append(f"  {speed * plain:.2f}x of one token a step")
+    line.append(f"  {num_tokens} tokens in {stats.steps} steps")
+    line.append(f"  {num_tokens / max(stats.steps, 1):.2f} tokens/step")
+    console.print(line)
     if stats.drafted:
-        line += f", {stats.accepted} of {stats.drafted} drafts accepted"
-        line += f" ({100 * stats.accepted / stats.drafted:.0f} %)"
-    console.print(Text(line, style="dim"))
-    if stats.drafted and console.is_terminal:
-        legend = Text("accepted at depth ", style="dim")
-        for depth, count in enumerate(stats.accepted_by_depth, 1):
-            style = DEPTH_STYLES[min(depth, len(DEPTH_STYLES) - 1)]
-            legend.append(f" {depth}: {count} ", style=style)
-        console.print(legend)
+        console.print(_legend(stats))
+
+
+def _legend(stats: RequestStats) -> Text:
+    """How many drafts were kept, by how far ahead they were guessed."""
+    legend = Text("drafts kept", style="dim")
+    depths = zip(stats.accepted_by_depth, stats.drafted_by_depth, strict=True)
+    for depth, (accepted, drafted) in enumerate(depths, 1):
+        legend.append("  ")
+        legend.append_text(mark(f"{depth} ahead", depth))
+        legend.append(f" {accepted}/{drafted}")
+    return legend

@@ -243,14 +243,12 @@ class Engine:
         sequence.max_batch = max(sequence.max_batch, len(self.scheduler.running))
         sequence.tokens += accepted.tokens
         depths = (*range(1, len(accepted.path)), 0)
-        trace = None
-        if sequence.request.want_tree:
-            trace = trace_tree(placement.tree, accepted.path)
         finish = self._finish_reason(sequence)
         stats = sequence.stats() if finish else None
         if finish:
             self._end(sequence, keep=True)
         logprobs = self._logprobs(placement, accepted, output)
+        wanted = sequence.request.want_tree
         return StepResult(
             sequence.request.id,
             accepted.tokens,
@@ -258,7 +256,7 @@ class Engine:
             finish,
             stats,
             logprobs=logprobs,
-            tree=trace,
+            tree=trace_tree(placement.tree, accepted.path) if wanted else None,
         )
 
     def _logprobs(

@@ -99,7 +99,8 @@ function depthRow(depth, drafted, accepted) {
   numbers.textContent = `${accepted} of ${drafted}`;
   const cells = [document.createElement("td"), document.createElement("td")];
   cells[0].append(bar);
-  cells[1].append(numbers, ` ${Math.round((100 * accepted) / drafted)} %`);
+  const percent = String(Math.round((100 * accepted) / drafted)).padStart(3, "\u2007");
+  cells[1].append(numbers, ` ${percent} %`);
   row.append(name, ...cells);
   return row;
 }
