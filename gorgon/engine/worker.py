@@ -10,6 +10,7 @@ queue). Every submitted request gets exactly one result with ``finish`` set, wha
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import queue
@@ -49,6 +50,7 @@ class Worker:
         self._sinks: dict[str, Sink] = {}
         self._thread = threading.Thread(target=self._run, name="gorgon-engine", daemon=True)
         self._loaded = threading.Event()
+        self._gate = threading.Lock()  # nobody enters the inbox once the thread has left it
         self.state = WorkerState.LOADING
         self.error: Exception | None = None
         self._engine: Engine | None = None
@@ -89,9 +91,10 @@ class Worker:
         Raises:
             NotReadyError: unless the worker is ready.
         """
-        if self.state is not WorkerState.READY:
-            raise NotReadyError(f"not serving ({self.state}); try again later")
-        self._inbox.put(lambda: self._accept(request, sink))
+        with self._gate:
+            if self.state is not WorkerState.READY:
+                raise NotReadyError(f"not serving ({self.state}); try again later")
+            self._inbox.put(lambda: self._accept(request, sink))
 
     def cancel(self, request_id: str) -> None:
         """End a request early; its sink gets a last result if it was still open."""
@@ -122,9 +125,13 @@ class Worker:
             return
         self.state = WorkerState.READY
         self._loaded.set()
-        while self.state is not WorkerState.STOPPED:
-            self._read_inbox()
-            self._step()
+        while self.state not in (WorkerState.STOPPED, WorkerState.FAILED):
+            try:
+                self._read_inbox()
+                self._step()
+            except Exception as error:
+                logger.exception("a step failed; its requests are dropped and the cache is emptied")
+                self._start_over(DecodeError(f"the engine failed: {error}"))
         self._close(self._engine)
 
     def _read_inbox(self) -> None:
@@ -141,17 +148,30 @@ class Worker:
     def _step(self) -> None:
         if not self.engine.has_work:
             return
-        try:
-            results = self.engine.step()
-        except Exception as error:
-            logger.exception("a step failed; its requests are dropped and the cache is emptied")
-            failure = DecodeError(f"the engine failed: {error}")
-            results = self.engine.fail_all(failure)
-        for result in results:
+        for result in self.engine.step():
             self._deliver(result)
+
+    def _start_over(self, failure: GorgonError) -> None:
+        """Fail everyone who waits for an answer, also those whom the engine forgot midway."""
+        try:
+            self.engine.fail_all(failure)
+        except Exception as error:
+            logger.exception("the cache cannot be emptied; the engine has ended")
+            with self._gate:
+                self.error, self.state = error, WorkerState.FAILED
+            self._read_inbox_to_the_end()
+        for request_id in list(self._sinks):
+            self._deliver(StepResult(request_id, finish=FinishReason.ERROR, error=failure))
+
+    def _read_inbox_to_the_end(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()()
 
     def _accept(self, request: Request, sink: Sink) -> None:
         self._sinks[request.id] = sink
+        if self.state is WorkerState.FAILED:
+            return  # answered with all others
         try:
             self.engine.submit(request)
         except Exception as error:
@@ -161,7 +181,8 @@ class Worker:
 
     def _cancel(self, request_id: str) -> None:
         if request_id in self._sinks:
-            stats = self.engine.cancel(request_id)
+            failed = self.state is WorkerState.FAILED
+            stats = None if failed else self.engine.cancel(request_id)
             self._deliver(StepResult(request_id, finish=FinishReason.CANCELLED, stats=stats))
 
     def _deliver(self, result: StepResult) -> None:
@@ -179,6 +200,8 @@ class Worker:
                 self.engine.cancel(result.request_id)
 
     def _stop(self) -> None:
+        with self._gate:
+            self.state = WorkerState.STOPPED
+        self._read_inbox_to_the_end()
         for request_id in list(self._sinks):
             self._cancel(request_id)
-        self.state = WorkerState.STOPPED
