@@ -32,7 +32,7 @@ from rich.table import Table
 
 from gorgon.llama.backend import default_model
 from gorgon.llama.model import inspect
-from gorgon.server.text import ChatPrompt, Message
+from gorgon.server.text import ChatPrompt, Message, choose_template
 
 TREES: dict[str, list[list[int]]] = {
     "chain of 1": [[0]],
@@ -195,7 +195,7 @@ def main() -> None:
     step = max(1, len(lines) // args.count)
     prompts = [json.loads(line)["turns"][0] for line in lines[::step]][: args.count]
     model = args.model or default_model()
-    chat = ChatPrompt(_NoVocabulary(), inspect(model).chat_template)
+    chat = ChatPrompt(_NoVocabulary(), choose_template(inspect(model).chat_template, None))
     slots = str(max(args.clients, default=1))
     ours = [sys.executable, "-m", "gorgon.cli", "serve", "--port", "8181"]
     ours += ["--threads", str(args.threads)] + (["--model", str(args.model)] if args.model else [])

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 from gorgon.config import CacheType, EngineSettings, ServerSettings
 from gorgon.errors import GorgonError
 
+# Libraries of the extras: what only the offline verbs import.
+OPTIONAL = {"gguf", "matplotlib", "safetensors", "torch"}
 Settings = TypeVar("Settings", EngineSettings, ServerSettings)
 
 app = typer.Typer(
@@ -22,7 +24,10 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[
-    Path | None, typer.Option("--model", "-m", help="GGUF file [default: the embedded model]")
+    Path | None,
+    typer.Option(
+        "--model", "-m", help="GGUF file or compiled folder [default: the embedded model]"
+    ),
 ]
 HeadsOption = Annotated[Path | None, typer.Option(help="Medusa heads, a *.medusa.gguf file")]
 ThreadsOption = Annotated[int | None, typer.Option(help="threads [default: all cores]")]
@@ -38,6 +43,10 @@ FlashOption = Annotated[
 LayersOption = Annotated[
     int | None, typer.Option("--gpu-layers", help="layers on the GPU [default: all]")
 ]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option("--chat-template", help="'vicuna' or a Jinja file [default: the model's own]"),
+]
 
 
 @app.callback()
@@ -50,6 +59,9 @@ def _start(verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False) ->
 
 @app.command()
 def serve(
+    folder: Annotated[
+        Path | None, typer.Argument(help="compiled folder or GGUF file, as --model")
+    ] = None,
     model: ModelOption = None,
     heads: HeadsOption = None,
     host: Annotated[str | None, typer.Option(help="address [default: 127.0.0.1]")] = None,
@@ -60,13 +72,14 @@ def serve(
     flash_attention: FlashOption = None,
     gpu_layers: LayersOption = None,
     max_running: Annotated[int | None, typer.Option(help="requests decoded at once")] = None,
+    chat_template: TemplateOption = None,
 ) -> None:
     """Serve a model over HTTP."""
     from gorgon.server.serve import run
 
     engine = _given(
         EngineSettings,
-        model=model,
+        model=model or folder,
         heads=heads,
         threads=threads,
         num_cells=num_cells,
@@ -75,7 +88,9 @@ def serve(
         gpu_layers=gpu_layers,
         max_running=max_running,
     )
-    run(engine, _given(ServerSettings, host=host, port=port))
+    engine, template = _open_folder(engine)
+    server = _given(ServerSettings, host=host, port=port, chat_template=chat_template or template)
+    run(engine, server)
 
 
 @app.command()
@@ -101,6 +116,7 @@ def generate(
     cache_type: CacheOption = None,
     flash_attention: FlashOption = None,
     gpu_layers: LayersOption = None,
+    chat_template: TemplateOption = None,
 ) -> None:
     """Continue a prompt in the terminal; tokens from accepted drafts are coloured."""
     from gorgon.terminal import generate as run
@@ -124,7 +140,19 @@ def generate(
     }
     if tree is not None:
         body["tree"] = [[int(rank) for rank in path.split(",")] for path in tree.split(";")]
-    run(settings, body, mode)
+    settings, template = _open_folder(settings)
+    run(settings, body, mode, chat_template or template)
+
+
+def _open_folder(settings: EngineSettings) -> tuple[EngineSettings, str | None]:
+    """Settings with a compiled folder replaced by its files, and the folder's chat template."""
+    from gorgon.compile import manifest
+
+    if settings.model is None or not settings.model.is_dir():
+        return settings, None
+    found = manifest.read(settings.model)
+    changes = {"model": found.model, "heads": settings.heads or found.heads}
+    return settings.model_copy(update=changes), found.chat_template
 
 
 @app.command()
@@ -166,7 +194,72 @@ class CompileGroup(TyperGroup):
 
 
 compile_app = typer.Typer(cls=CompileGroup, no_args_is_help=True)
-app.add_typer(compile_app, name="compile", help="Make a model, or heads, ready to serve.")
+app.add_typer(
+    compile_app,
+    name="compile",
+    help="Make a model, or heads, ready to serve; 'compile SRC' is 'compile model SRC'.",
+)
+
+
+@compile_app.command("model")
+def compile_model(
+    source: Annotated[str, typer.Argument(help="GGUF file, checkpoint folder, or owner/model")],
+    file_type: Annotated[str, typer.Option("--type", help="llama.cpp file type")] = "Q4_K_M",
+    out: Annotated[
+        Path | None, typer.Option(help="folder to make [default: NAME-TYPE here]")
+    ] = None,
+    heads: Annotated[Path | None, typer.Option(help="Medusa heads to compile along")] = None,
+    heads_type: Annotated[str, typer.Option(help="type of the heads' matrices")] = "Q8_0",
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=TYPE for tensors whose name matches; may be repeated"),
+    ] = None,
+    output_type: Annotated[str | None, typer.Option(help="type of the output matrix")] = None,
+    embedding_type: Annotated[str | None, typer.Option(help="type of the embeddings")] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(help="text, or llama-imatrix's file, to weigh columns by")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="types to compare, with commas: Q8_0,Q6_K,Q4_0")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="text that quality is measured on [default: shipped]")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=0, help="tokens of it to use; 0: no quality")] = 1024,
+    threads: ThreadsOption = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="take a source that is quantised already")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace the folder")] = False,
+) -> None:
+    """Convert, quantise and measure a model; write a folder for 'gorgon serve'."""
+    from rich.console import Console
+
+    from gorgon.compile import order as orders
+    from gorgon.compile.model import compile_model as run
+    from gorgon.llama.quantize import Quantization
+
+    options = Quantization(
+        file_type=file_type.upper(),
+        output_type=output_type and output_type.upper(),
+        embedding_type=embedding_type and embedding_type.upper(),
+        tensor_types=orders.parse_tensor_types(tensor_type or []),
+        requantize=requantize,
+    )
+    order = orders.Order(
+        source=source,
+        out=out or orders.default_out(source, options.file_type),
+        options=options,
+        heads=heads,
+        heads_type=heads_type.upper(),
+        imatrix=imatrix,
+        text=text or orders.DEFAULT_TEXT,
+        num_tokens=tokens,
+        compare=tuple(name.strip().upper() for name in (compare or "").split(",") if name.strip()),
+        threads=threads or orders.default_threads(),
+        force=force,
+    )
+    run(order, Console(highlight=False))
 
 
 @compile_app.command("heads")
@@ -207,6 +300,18 @@ def main() -> None:
     except GorgonError as error:
         print(f"gorgon: {error}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in OPTIONAL:
+            raise
+        print(
+            f"gorgon: this needs {error.name}, which serving does not: run scripts/setup --dev"
+            " or install the extras of this package",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("gorgon: stopped", file=sys.stderr)
+        sys.exit(130)
     except ValueError as error:  # pydantic's ValidationError: a setting out of range
         print(f"gorgon: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)

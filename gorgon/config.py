@@ -96,6 +96,9 @@ class ServerSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    chat_template: str | None = Field(
+        default=None, description="'vicuna' or a Jinja file; the model's own if left out"
+    )
     max_new_tokens: int = Field(
         default=512, ge=1, description="max_length where a request gives none"
     )

@@ -14,20 +14,23 @@ from gorgon.engine.load import Loaded, load
 from gorgon.errors import RequestError
 from gorgon.request import Mode, Request, RequestStats
 from gorgon.server.schemas import GenerateRequest
-from gorgon.server.text import ChatPrompt, Message, TextStream
+from gorgon.server.text import ChatPrompt, Message, TextStream, choose_template
 
 # The page's hues, as far from each other for all eyes as they can be where the background may be
 # black or white; the last one is for all depths from there on.
 DEPTH_COLOURS = ("#387dfb", "#006a82", "#885700", "#e97140", "#b884b2")
 
 
-def generate(settings: EngineSettings, fields: dict[str, Any], mode: Mode) -> None:
+def generate(
+    settings: EngineSettings, fields: dict[str, Any], mode: Mode, chat_template: str | None = None
+) -> None:
     """Load the model, continue one prompt, print.
 
     Args:
         settings: the engine's.
         fields: those of ``POST /generate``.
         mode: ``medusa`` or ``normal``.
+        chat_template: see ``choose_template``.
 
     Raises:
         GorgonError: what cannot be loaded or served.
@@ -37,7 +40,7 @@ def generate(settings: EngineSettings, fields: dict[str, Any], mode: Mode) -> No
     console = Console(highlight=False)
     loaded = load(settings)
     try:
-        stats, num_tokens = _stream(console, loaded, body, mode)
+        stats, num_tokens = _stream(console, loaded, body, mode, chat_template)
         _summarise(console, loaded, stats, num_tokens)
     finally:
         loaded.backend.close()
@@ -53,13 +56,17 @@ def _validate(fields: dict[str, Any]) -> GenerateRequest:
 
 
 def _stream(
-    console: Console, loaded: Loaded, body: GenerateRequest, mode: Mode
+    console: Console,
+    loaded: Loaded,
+    body: GenerateRequest,
+    mode: Mode,
+    chat_template: str | None,
 ) -> tuple[RequestStats, int]:
     engine, stream = loaded.engine, TextStream(loaded.model, body.stop)
     engine.submit(
         Request(
             id="terminal",
-            prompt_ids=_encode(loaded, body),
+            prompt_ids=_encode(loaded, body, chat_template),
             max_tokens=body.max_length,
             sampling=body.sampling(),
             speculation=body.speculation(mode),
@@ -86,9 +93,11 @@ def mark(piece: str, depth: int) -> Text:
     return Text.assemble(piece[: len(piece) - len(word)], (word, f"underline {colour}"))
 
 
-def _encode(loaded: Loaded, body: GenerateRequest) -> tuple[int, ...]:
+def _encode(loaded: Loaded, body: GenerateRequest, chat_template: str | None) -> tuple[int, ...]:
     if body.chat:
-        chat = ChatPrompt(loaded.model, loaded.model.info.chat_template)
+        chat = ChatPrompt(
+            loaded.model, choose_template(loaded.model.info.chat_template, chat_template)
+        )
         return tuple(chat.encode([Message("user", body.prompt)]))
     return tuple(loaded.model.tokenize(body.prompt, add_special=True, parse_special=False))
 

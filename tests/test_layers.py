@@ -38,9 +38,10 @@ HOMES: dict[str, frozenset[str]] = {
     "uvicorn": frozenset({"server"}),
     "jinja2": frozenset({"server"}),
     "torch": frozenset({"training"}),
-    "matplotlib": frozenset({"training", "bench", "tune"}),
+    "matplotlib": frozenset({"compile", "training", "bench", "tune"}),
     "gguf": frozenset({"compile", "training"}),
     "safetensors": frozenset({"compile", "training"}),
+    "huggingface_hub": frozenset({"compile"}),  # in hub.py, run by the converter's Python
     "typer": frozenset({"cli"}),
     "rich": frozenset({"cli", "terminal", "compile", "training", "bench", "tune"}),
     "httpx": frozenset({"bench"}),

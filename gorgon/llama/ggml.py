@@ -95,6 +95,7 @@ quantize_chunk = _bind(
     _base, "ggml_quantize_chunk", c_size_t, c_int, _P, _P, _N, _N, _N, POINTER(c_float)
 )
 get_data = _bind(_base, "ggml_get_data", _P, _P)
+op_name = _bind(_base, "ggml_op_name", c_char_p, c_int)
 
 mul_mat = _bind(_base, "ggml_mul_mat", _P, _P, _P, _P)
 add = _bind(_base, "ggml_add", _P, _P, _P, _P)

@@ -41,15 +41,15 @@ CLIENT_GONE = 499
 class Service:
     """A worker with its generator, made when the model is loaded."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: EngineSettings, chat_template: str | None = None) -> None:
+        self._settings, self._chat_template = settings, chat_template
         self._loaded: Loaded | None = None
         self._generator: Generator | None = None
         self.worker = Worker(self._load, lambda _: self._close())
 
     def _load(self) -> Engine:
         self._loaded = load(self._settings)
-        self._generator = Generator(self.worker, self._loaded)
+        self._generator = Generator(self.worker, self._loaded, self._chat_template)
         return self._loaded.engine
 
     def _close(self) -> None:
@@ -78,7 +78,7 @@ class Service:
 
 def create_app(engine: EngineSettings, server: ServerSettings) -> FastAPI:
     """The application; the model loads in the background when the application starts."""
-    service = Service(engine)
+    service = Service(engine, server.chat_template)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ from gorgon.engine.worker import Worker
 from gorgon.errors import GorgonError, RequestError
 from gorgon.request import FinishReason, Mode, Request, RequestStats, StepResult
 from gorgon.server.schemas import CompareResponse, GenerateRequest, GenerateResponse
-from gorgon.server.text import ChatPrompt, Message, TextStream
+from gorgon.server.text import ChatPrompt, Message, TextStream, choose_template
 
 _POLL_SECONDS = 0.1
 T = TypeVar("T")
@@ -33,9 +33,10 @@ class Generation:
 class Generator:
     """Serves generations of one loaded model."""
 
-    def __init__(self, worker: Worker, loaded: Loaded) -> None:
+    def __init__(self, worker: Worker, loaded: Loaded, chat_template: str | None = None) -> None:
         self._worker, self.loaded = worker, loaded
-        self.chat = ChatPrompt(loaded.model, loaded.model.info.chat_template)
+        own = loaded.model.info.chat_template
+        self.chat = ChatPrompt(loaded.model, choose_template(own, chat_template))
 
     def encode(self, body: GenerateRequest) -> tuple[int, ...]:
         """Prompt token ids.

@@ -5,23 +5,51 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import jinja2
 import jinja2.sandbox
 
-from gorgon.errors import ModelError, RequestError
+from gorgon.errors import ConfigError, ModelError, RequestError
 
+# FastChat's "vicuna_v1.1" (fastchat/conversation.py): a space after the system text and after a
+# user's turn, nothing after the </s> of an answer.
 VICUNA_TEMPLATE = (
     "{% set ns = namespace(system='A chat between a curious user and an artificial intelligence "
     "assistant. The assistant gives helpful, detailed, and polite answers to the user\\'s "
     "questions.') %}"
     "{% for m in messages %}{% if m.role == 'system' %}{% set ns.system = m.content %}"
-    "{% endif %}{% endfor %}{{ ns.system }}"
-    "{% for m in messages %}{% if m.role == 'user' %}{{ ' USER: ' + m.content }}"
-    "{% elif m.role == 'assistant' %}{{ ' ASSISTANT: ' + m.content + '</s>' }}"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+    "{% endif %}{% endfor %}{{ ns.system + ' ' }}"
+    "{% for m in messages %}{% if m.role == 'user' %}{{ 'USER: ' + m.content + ' ' }}"
+    "{% elif m.role == 'assistant' %}{{ 'ASSISTANT: ' + m.content + '</s>' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+TEMPLATES = {"vicuna": VICUNA_TEMPLATE}
+
+
+def choose_template(own: str | None, wanted: str | None) -> str:
+    """The chat template to use.
+
+    Args:
+        own: the model's own, if it carries one.
+        wanted: a name in ``TEMPLATES`` or the path of a Jinja file; None leaves the choice to
+            the model, Vicuna's where it carries none.
+
+    Raises:
+        ConfigError: when ``wanted`` is neither.
+    """
+    if wanted is None:
+        return own or VICUNA_TEMPLATE
+    if wanted in TEMPLATES:
+        return TEMPLATES[wanted]
+    try:
+        return Path(wanted).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        names = " or ".join(TEMPLATES)
+        raise ConfigError(
+            f"chat_template: '{wanted}' is neither {names} nor a readable Jinja file"
+        ) from error
 
 
 class Vocabulary(Protocol):
@@ -54,20 +82,20 @@ class Message:
 
 
 class ChatPrompt:
-    """Renders chats with a model's own template, in Jinja's sandbox.
+    """Renders chats with a template, in Jinja's sandbox.
 
     Raises:
         ModelError: when the template does not parse.
     """
 
-    def __init__(self, vocabulary: Vocabulary, template: str | None) -> None:
+    def __init__(self, vocabulary: Vocabulary, template: str) -> None:
         self._vocabulary = vocabulary
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True
         )
         environment.globals["raise_exception"] = _refuse
         try:
-            self._template = environment.from_string(template or VICUNA_TEMPLATE)
+            self._template = environment.from_string(template)
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template is broken: {error}") from error
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gorgon.errors import ModelError, RequestError
-from gorgon.server.text import ChatPrompt, Message, TextStream
+from gorgon.errors import ConfigError, ModelError, RequestError
+from gorgon.server.text import ChatPrompt, Message, TextStream, choose_template
 
 
 class ByteVocabulary:
@@ -83,14 +85,51 @@ def test_what_may_begin_a_stop_string_is_held_back_until_it_does_not() -> None:
     assert "".join(out.push(list(b"b"))) == "##b"
 
 
-def test_models_without_a_template_get_vicunas() -> None:
-    chat = ChatPrompt(ByteVocabulary(), None)
-    turns = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
-    assert chat.render(turns) == (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant "
-        "gives helpful, detailed, and polite answers to the user's questions. USER: Hi "
-        "ASSISTANT: Hello</s> USER: Bye ASSISTANT:"
-    )
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+def fastchat(messages: list[tuple[str, str | None]]) -> str:
+    """``Conversation.get_prompt`` of FastChat 0.2.36 for ``vicuna_v1.1`` (ADD_COLON_TWO)."""
+    seps = [" ", "</s>"]
+    text = SYSTEM + seps[0]
+    for i, (role, message) in enumerate(messages):
+        text += role + ": " + message + seps[i % 2] if message else role + ":"
+    return text
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [Message("user", "Hi")],
+        [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye\n{{ 1 }}")],
+    ],
+    ids=["one turn", "two turns"],
+)
+def test_models_without_a_template_get_fastchats_vicuna_format(turns: list[Message]) -> None:
+    chat = ChatPrompt(ByteVocabulary(), choose_template(None, None))
+    said: list[tuple[str, str | None]] = [
+        ("USER" if m.role == "user" else "ASSISTANT", m.content) for m in turns
+    ]
+    assert chat.render(turns) == fastchat([*said, ("ASSISTANT", None)])
+
+
+def test_a_system_turn_replaces_vicunas_own() -> None:
+    chat = ChatPrompt(ByteVocabulary(), choose_template(None, None))
+    text = chat.render([Message("system", "Be brief."), Message("user", "Hi")])
+    assert text == "Be brief. USER: Hi ASSISTANT:"
+
+
+def test_templates_are_chosen_by_name_file_or_model(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages[0].content }}")
+    assert choose_template("own", None) == "own"
+    assert choose_template("own", "vicuna") == choose_template(None, None)
+    assert choose_template("own", str(file)) == "{{ messages[0].content }}"
+    with pytest.raises(ConfigError, match="chat_template"):
+        choose_template("own", "llama9")
 
 
 def test_bos_is_not_doubled() -> None:
