@@ -155,7 +155,7 @@ def test_missing_heads_are_named(tmp_path: Path, base: Path) -> None:
 
 def test_a_model_is_no_heads_file(tmp_path: Path, base: Path) -> None:
     path = write_model(tmp_path / "m.gguf")
-    assert "no heads file" in refusal(HeadsError, base, path)
+    assert "general.architecture" in refusal(HeadsError, base, path)
 
 
 @pytest.mark.parametrize("missing", [1, 1000, 20_000])
