@@ -24,7 +24,7 @@ from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
 from gorgon.llama.heads_graph import Graph, Graphs, best, pieces
-from gorgon.llama.heads_guesses import Ranking
+from gorgon.llama.heads_guesses import Ranking, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import part, shape_of
 
@@ -65,36 +65,47 @@ class ConditionedHeads:
 
     def propose(self, state: DraftState) -> Guesses:
         """See ``Backend``."""
-        rows = len(state.hidden)
-        result = self._empty(rows)
-        for piece in pieces(rows):
-            hidden, tokens = state.hidden[piece], state.tokens[piece]
-            graph, count = self._roots.at_least(len(hidden)), len(hidden)
-            pairs = graph.inputs[0].array.reshape(-1, 1 + self.window, 2, self._info.num_embd)
-            pairs[:count, :, 0] = hidden
-            pairs[:count, :, 1] = self._embeddings.read(tokens)
-            graph.run()
-            self._collect(graph, result, piece, count)
-        return self._ranked(result, 1)
+        hidden, tokens = state.hidden, state.tokens
+        return merged(
+            [self._propose(hidden[piece], tokens[piece]) for piece in pieces(len(hidden))]
+        )
 
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         """See ``Backend``."""
         assert 2 <= depth <= self.num_heads
-        num_embd = self._info.num_embd
-        result = self._empty(len(states))
-        for piece in pieces(len(states)):
-            above = states[piece]
-            graph, count = self._nodes.at_least(len(above)), len(above)
-            pairs = graph.inputs[0].array.reshape(-1, 2, num_embd)
-            pairs[:count, 0] = above[:, :num_embd]
-            pairs[:count, 1] = self._embeddings.read(tokens[piece])
-            if self.window:
-                graph.inputs[1].array[:count] = above[:, num_embd:]
-            graph.run()
-            self._collect(graph, result, piece, count)
-            if self.window:
-                result[2][piece, num_embd:] = above[:, num_embd:]
-        return self._ranked(result, depth)
+        return merged(
+            [self._deepen(states[piece], tokens[piece], depth) for piece in pieces(len(states))]
+        )
+
+    def _propose(self, hidden: Floats, tokens: Ints) -> Guesses:
+        graph, count, num_embd = self._roots.at_least(len(hidden)), len(hidden), self._info.num_embd
+        pairs = graph.inputs[0].array.reshape(-1, 1 + self.window, 2, num_embd)
+        pairs[:count, :, 0] = hidden
+        pairs[:count, :, 1] = self._embeddings.read(tokens)
+        graph.run()
+        # b lies behind the window's share of s[0].
+        bias = graph.outputs[3].array[:count, num_embd:] if self.window else None
+        return self._guesses(graph, count, bias, 1)
+
+    def _deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
+        graph, count, num_embd = self._nodes.at_least(len(states)), len(states), self._info.num_embd
+        pairs = graph.inputs[0].array.reshape(-1, 2, num_embd)
+        pairs[:count, 0] = states[:, :num_embd]
+        pairs[:count, 1] = self._embeddings.read(tokens)
+        bias = states[:, num_embd:] if self.window else None
+        if bias is not None:
+            graph.inputs[1].array[:count] = bias
+        graph.run()
+        return self._guesses(graph, count, bias, depth)
+
+    def _guesses(self, graph: Graph, count: int, bias: Floats | None, depth: int) -> Guesses:
+        num_embd, shape = self._info.num_embd, (-1, 1, self.top_k)
+        states = np.empty((count, self._state_size), np.float32)
+        states[:, :num_embd] = graph.outputs[2].array[:count]
+        if bias is not None:
+            states[:, num_embd:] = bias
+        ids, probs = (port.array.reshape(shape)[:count] for port in graph.outputs[:2])
+        return self._ranking(ids, probs, depth, states)
 
     def close(self) -> None:
         """Free weights and graphs."""
@@ -102,26 +113,6 @@ class ConditionedHeads:
         self._nodes.close()
         self._weights.close()
         self._device.close()
-
-    def _empty(self, rows: int) -> tuple[Ints, Floats, Floats]:
-        """Room for ids and probabilities [rows, 1, top_k] and states [rows, state_size]."""
-        shape = (rows, 1, self.top_k)
-        states = np.empty((rows, self._state_size), np.float32)
-        return np.empty(shape, np.int32), np.empty(shape, np.float32), states
-
-    def _collect(
-        self, graph: Graph, result: tuple[Ints, Floats, Floats], piece: slice, count: int
-    ) -> None:
-        num_embd = self._info.num_embd
-        for port, target in zip(graph.outputs, result[:2], strict=False):
-            target[piece] = port.array.reshape(-1, 1, self.top_k)[:count]
-        result[2][piece, :num_embd] = graph.outputs[2].array[:count]
-        for port in graph.outputs[3:]:  # of a root: b lies behind the window's share of s[0]
-            result[2][piece, num_embd:] = port.array[:count, num_embd:]
-
-    def _ranked(self, result: tuple[Ints, Floats, Floats], depth: int) -> Guesses:
-        ids, probs, states = result
-        return self._ranking(ids, probs, depth, states)
 
     def _make_root(self, rows: int) -> Graph:
         shape = (self._info.num_embd, 2 * (1 + self.window), rows)

@@ -46,3 +46,15 @@ class Ranking:
         if len(self._offsets) < rows:
             self._offsets = np.arange(0, rows * top_k, top_k, dtype=np.intp)[:, None]
         return self._offsets[:rows]
+
+
+def merged(pieces: list[Guesses]) -> Guesses:
+    """The guesses of several graphs as one, rows in order."""
+    if len(pieces) == 1:
+        return pieces[0]
+    states = [piece.states for piece in pieces if piece.states is not None]
+    return Guesses(
+        np.concatenate([piece.tokens for piece in pieces]),
+        np.concatenate([piece.probs for piece in pieces]),
+        np.concatenate(states) if states else None,
+    )

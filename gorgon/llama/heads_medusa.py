@@ -13,14 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from gorgon.backend import DraftState, Floats, Guesses, Ints
 from gorgon.llama import ggml
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
 from gorgon.llama.heads_graph import Graph, Graphs, best, pieces
-from gorgon.llama.heads_guesses import Ranking
+from gorgon.llama.heads_guesses import Ranking, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import join, part, shape_of
 
@@ -60,15 +58,15 @@ class MedusaHeads:
 
     def propose(self, state: DraftState) -> Guesses:
         """See ``Backend``."""
-        hidden, (rows, num_heads) = state.hidden[:, 0], (len(state.hidden), self.num_heads)
-        ids = np.empty((rows, num_heads, self.top_k), np.int32)
-        probs = np.empty(ids.shape, np.float32)
-        for piece in pieces(rows):
-            graph, count = self._graphs.at_least(len(hidden[piece])), len(hidden[piece])
-            graph.inputs[0].array[:count] = hidden[piece]
-            graph.run()
-            for port, target in zip(graph.outputs, (ids, probs), strict=True):
-                target[piece] = port.array.reshape(-1, num_heads, self.top_k)[:count]
+        hidden = state.hidden[:, 0]
+        return merged([self._propose(hidden[piece]) for piece in pieces(len(hidden))])
+
+    def _propose(self, hidden: Floats) -> Guesses:
+        graph, count = self._graphs.at_least(len(hidden)), len(hidden)
+        graph.inputs[0].array[:count] = hidden
+        graph.run()
+        shape = (-1, self.num_heads, self.top_k)
+        ids, probs = (port.array.reshape(shape)[:count] for port in graph.outputs)
         return self._ranking(ids, probs, 1)
 
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
