@@ -78,7 +78,7 @@ def read_info(file: GgufFile, base: ModelInfo) -> HeadsInfo:
     """
     if file.string("general.architecture") != "medusa":
         raise HeadsError(
-            f"{file.path}: no Medusa heads in it (general.architecture is not 'medusa'); "
+            f"{file.path}: no heads file (general.architecture is not 'medusa'); "
             "make one with gorgon compile heads"
         )
     version = file.uint("medusa.format_version")
