@@ -2,6 +2,7 @@
 
     python benchmarks/kernels.py MODEL.gguf ... --contexts 256 1024
     python benchmarks/kernels.py --make 7b Q4_0 /tmp/7b.gguf      # random weights of a 7B's shape
+    python benchmarks/kernels.py --quantize MODEL.gguf Q8_0 /tmp/q8_0.gguf
 
 Prints, for each model and context, the time of one decode of n tokens (median and least, ms), the
 ratios that docs/kernels.md sets bars for, prompt processing, load time and resident memory.
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gorgon.llama import kernels
 
 KINDS = {"f16": 1, "q8_0": 8}
+FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15}  # enum llama_ftype
 SHAPES = {  # embedding, layers, feed-forward, heads, KV heads, vocabulary
     "7b": (4096, 32, 11008, 32, 32, 32000),
     "1b": (2048, 22, 5632, 32, 4, 32000),
@@ -58,6 +60,7 @@ class Session:
         kernels.take(weights=weights, attention=attention)
         started = time.perf_counter()
         params = llama.llama_model_default_params()
+        params.n_gpu_layers = 0
         if weights:  # packed weights are copies: without a mapping the originals take no memory
             params.load_mode = llama.LLAMA_LOAD_MODE_NONE
         self.model = llama.llama_model_load_from_file(str(path).encode(), params)
@@ -282,6 +285,14 @@ def make(shape: str, kind: str, path: Path) -> None:
     writer.close()
 
 
+def quantize(source: Path, kind: str, path: Path) -> None:
+    """Write ``source`` as another type, by llama.cpp's quantiser."""
+    params = llama.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = FILE_TYPES[kind], True
+    if llama.llama_model_quantize(str(source).encode(), str(path).encode(), params):
+        raise SystemExit(f"cannot quantise {source}")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -297,6 +308,7 @@ def main() -> None:
     parser.add_argument("--cache", choices=KINDS, default="f16")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--make", nargs=3, metavar=("SHAPE", "TYPE", "PATH"))
+    parser.add_argument("--quantize", nargs=3, metavar=("MODEL", "TYPE", "PATH"))
     parser.add_argument("--resident", choices=("stock", "ours"))
     arguments = parser.parse_args()
     if arguments.make:
@@ -304,6 +316,9 @@ def main() -> None:
         return
     llama.llama_log_set(_quiet, None)
     llama.llama_backend_init()
+    if arguments.quantize:
+        quantize(Path(arguments.quantize[0]), arguments.quantize[1], Path(arguments.quantize[2]))
+        return
     status = kernels.load()
     if arguments.resident:
         print_resident(arguments.models[0], arguments.resident, arguments.threads)

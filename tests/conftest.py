@@ -27,6 +27,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 def _no_settings_from_outside(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Neither from the environment nor from measurements of earlier runs."""
     for name in [name for name in os.environ if name.startswith("GORGON_")]:
-        del os.environ[name]
+        if name != "GORGON_KERNELS_LIBRARY":  # which build of the native library to test
+            del os.environ[name]
     os.environ["GORGON_PROFILE_FOLDER"] = str(tmp_path_factory.mktemp("profiles"))
     os.environ["GORGON_MEASURE_SECONDS"] = "2"
