@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from pydantic import BaseModel
 from typer.core import TyperGroup
 
 from gorgon.config import CacheType, EngineSettings, ServerSettings
@@ -15,7 +16,7 @@ from gorgon.errors import GorgonError
 
 # Libraries of the extras: what only the offline verbs import.
 OPTIONAL = {"gguf", "matplotlib", "safetensors", "torch"}
-Settings = TypeVar("Settings", EngineSettings, ServerSettings)
+Settings = TypeVar("Settings", bound=BaseModel)
 
 app = typer.Typer(
     help="Large language models with Medusa heads on llama.cpp.",
@@ -288,6 +289,54 @@ def compile_heads(
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
+@app.command()
+def train(
+    prompts: Annotated[Path, typer.Option(help="one prompt a line, or .jsonl; may be packed")],
+    out: Annotated[Path, typer.Option(help="the heads file to make, *.medusa.gguf")],
+    model: ModelOption = None,
+    variant: Annotated[Literal["conditioned", "medusa"], typer.Option()] = "conditioned",
+    num_heads: Annotated[int | None, typer.Option(help="tokens to look ahead [default: 4]")] = None,
+    num_hidden: Annotated[int | None, typer.Option(help="width [default: 1024]")] = None,
+    window: Annotated[int | None, typer.Option(help="states looked back on [default: 2]")] = None,
+    num_outputs: Annotated[int | None, typer.Option(help="tokens guessed [default: 8192]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="of an answer [default: 256]")] = None,
+    num_invented: Annotated[int | None, typer.Option(help="prompts the model makes up")] = None,
+    epochs: Annotated[float | None, typer.Option(help="[default: 4]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="positions [default: 1024]")] = None,
+    matrix_type: Annotated[
+        Literal["F16", "Q8_0", "Q4_0"] | None, typer.Option(help="[default: Q4_0]")
+    ] = None,
+    source: Annotated[Literal["auto", "llama.cpp", "torch"], typer.Option()] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    work: Annotated[
+        Path | None, typer.Option(help="folder for answers and checkpoints, kept at the end")
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train heads for a model on its own answers; run it again to go on after a stop."""
+    from gorgon.llama.backend import default_model
+    from gorgon.llama.model import Model
+    from gorgon.server.text import ChatPrompt, Message, choose_template
+    from gorgon.training.settings import TrainingSettings
+    from gorgon.training.train import train as run
+
+    settings = _given(
+        TrainingSettings, prompts=prompts, out=out, variant=variant, num_heads=num_heads,
+        num_hidden=num_hidden, window=window, num_outputs=num_outputs, max_tokens=max_tokens,
+        num_invented=num_invented, epochs=epochs, batch_size=batch_size, matrix_type=matrix_type,
+        source=source, device=device, seed=seed, work=work,
+    )  # fmt: skip
+    engine = _given(EngineSettings, model=model, threads=threads)
+    base = Model(engine, engine.model or default_model())
+    try:
+        chat = ChatPrompt(base, choose_template(base.info.chat_template, None))
+        run(settings, engine, base, lambda text: chat.encode([Message("user", text)]))
+    finally:
+        base.close()
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; report in {out.with_suffix('.txt')}")
+
+
 def _given(kind: type[Settings], **values: Any) -> Settings:
     """Settings from what was given; the rest comes from the environment or is the default."""
     return kind(**{name: value for name, value in values.items() if value is not None})
@@ -305,7 +354,7 @@ def main() -> None:
             raise
         print(
             f"gorgon: this needs {error.name}, which serving does not: run scripts/setup --dev"
-            " or install the extras of this package",
+            " (--train for training) or install the extras of this package",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -38,6 +38,12 @@ class CompileError(GorgonError):
     code = "compile_failed"
 
 
+class TrainingError(GorgonError):
+    """Heads cannot be trained: bad prompts, a full disk, a damaged file of an earlier run."""
+
+    code = "training_failed"
+
+
 class RequestError(GorgonError):
     """What the client sent cannot be served; ``field`` names the culprit."""
 

@@ -37,6 +37,7 @@ PYTHON = VENV / "bin" / "python"
 BASE_PYTHON = f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 LOGS = VENV / "setup"
 STAMP = LOGS / "stamp.json"
+TRAINING = ("torch==2.13.0", "matplotlib>=3.9", "gguf>=0.17")
 UNFINISHED = LOGS / "unfinished"  # there while pip installs
 
 
@@ -157,6 +158,15 @@ def install_project(task: Task) -> None:
     pip_install(task, "project.log", *options, "--editable", ROOT)
 
 
+def install_training(task: Task) -> None:
+    """PyTorch for ``gorgon train``, in the build that pip chooses for this machine."""
+    command = [str(PYTHON), "-m", "pip", "install", *TRAINING]
+    if not (VENV / "bin" / "pip").exists():
+        command[1:3] = ["-m", "pip", "--python", str(PYTHON)]
+        command[0] = BASE_PYTHON
+    run(command, LOGS / "training.log", task.read)
+
+
 def make_stages(dev: bool) -> list[Stage]:
     """What follows the environment, in order."""
     build, model = LOCKS / "build.txt", LOCKS / "model.txt"
@@ -188,7 +198,7 @@ def make_stages(dev: bool) -> list[Stage]:
     ]
 
 
-def set_up(dev: bool) -> None:
+def set_up(dev: bool, train: bool = False) -> None:
     """Bring .venv up to date.
 
     Raises:
@@ -200,7 +210,10 @@ def set_up(dev: bool) -> None:
             make_environment(task)
         stamp = {"environment": describe_environment()}
         write_stamp(STAMP, stamp)
-    for stage in make_stages(dev):
+    stages = make_stages(dev)
+    if train:
+        stages.append(Stage("training", "PyTorch for training", TRAINING[:1], install_training))
+    for stage in stages:
         if stamp.get(stage.name) in stage.digests:
             continue
         stamp.pop(stage.name, None)
@@ -220,13 +233,14 @@ def main() -> int:
     """Set up for serving or, with --dev, for development too."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--dev", action="store_true", help="with the tools for lint and tests")
+    parser.add_argument("--train", action="store_true", help="with PyTorch, for gorgon train")
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end_by_signal)
     try:
         with locked(ROOT):
-            set_up(arguments.dev)
+            set_up(arguments.dev, arguments.train)
     except (SetupError, OSError) as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -39,6 +39,7 @@ HOMES: dict[str, frozenset[str]] = {
     "jinja2": frozenset({"server"}),
     "torch": frozenset({"training"}),
     "matplotlib": frozenset({"compile", "training", "bench", "tune"}),
+    "triton": frozenset({"training"}),
     "gguf": frozenset({"compile", "training"}),
     "safetensors": frozenset({"compile", "training"}),
     "huggingface_hub": frozenset({"compile"}),  # in hub.py, run by the converter's Python
