@@ -5,12 +5,15 @@ Read from keyword arguments and from environment variables named ``GORGON_<FIELD
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gorgon.errors import ConfigError
 
 CacheType = Literal["f16", "q8_0", "q4_0"]
 CpuKernels = Literal["native", "repacked", "plain"]
@@ -100,5 +103,77 @@ class ServerSettings(BaseSettings):
         default=None, description="'vicuna' or a Jinja file; the model's own if left out"
     )
     max_new_tokens: int = Field(
-        default=512, ge=1, description="max_length where a request gives none"
+        default=512, ge=1, description="new tokens where a request gives no limit"
     )
+    max_prompt_tokens: int | None = Field(
+        default=None, ge=1, description="longest prompt; what the context holds if left out"
+    )
+    max_choices: int = Field(default=16, ge=1, le=128, description="answers of one request")
+    request_timeout: float = Field(
+        default=600.0, gt=0, description="seconds that one request may take in all"
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="time for running requests after SIGTERM"
+    )
+    model_name: str | None = Field(
+        default=None, description="name in the API; the file's own if left out"
+    )
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), repr=False, description="keys that open the API, with ',' between"
+    )
+    api_key_file: Path | None = Field(default=None, description="file of further keys, one a line")
+    allow_anonymous: bool = Field(default=False, description="serve other machines without any key")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="web origins that may call the API, with ',' between"
+    )
+    allow_grammar: bool = Field(
+        default=True, description="take GBNF grammars from clients; an ambiguous one is slow"
+    )
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    log_format: Literal["text", "json"] = "text"
+    log_prompts: bool = Field(default=False, description="write prompts and answers into the log")
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Environment variables hold lists as 'a,b'."""
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def read_keys(self) -> tuple[str, ...]:
+        """All API keys, those of the file included.
+
+        Raises:
+            ConfigError: when the file cannot be read, or other machines could connect with no key.
+        """
+        keys = self.api_keys
+        if self.api_key_file is not None:
+            try:
+                lines = self.api_key_file.read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"api_key_file {self.api_key_file}: {error}") from error
+            keys += tuple(line.strip() for line in lines if line.strip())
+            if not keys:
+                raise ConfigError(f"api_key_file {self.api_key_file} holds no key")
+        if not keys and not self.is_local and not self.allow_anonymous:
+            raise ConfigError(
+                f"host {self.host} can be reached from other machines; give --api-key, "
+                "or --allow-anonymous to serve everybody"
+            )
+        return keys
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self

@@ -66,6 +66,27 @@ class QueueFullError(GorgonError):
         self.retry_after = retry_after
 
 
+class AuthError(GorgonError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class UnknownModelError(RequestError):
+    """The client asked for a model that is not the served one."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class TimeLimitError(GorgonError):
+    """A request took longer than the server allows."""
+
+    status = 504
+    code = "timeout"
+
+
 class NotReadyError(GorgonError):
     """The engine is loading, draining or stopped."""
 

@@ -168,6 +168,11 @@ class RequestStats:
     decode_time: float = 0.0
     max_batch: int = 0
 
+    @property
+    def num_generated(self) -> int:
+        """New tokens: one drawn in every step, and the accepted drafts."""
+        return self.steps + self.accepted
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:

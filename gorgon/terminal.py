@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from gorgon.config import EngineSettings
+from gorgon.config import EngineSettings, ServerSettings
 from gorgon.engine.load import Loaded, load
 from gorgon.errors import RequestError
 from gorgon.request import Mode, Request, RequestStats
@@ -67,7 +67,7 @@ def _stream(
         Request(
             id="terminal",
             prompt_ids=_encode(loaded, body, chat_template),
-            max_tokens=body.max_length,
+            max_tokens=body.max_length or ServerSettings().max_new_tokens,
             sampling=body.sampling(),
             speculation=body.speculation(mode),
         )

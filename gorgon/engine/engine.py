@@ -28,6 +28,7 @@ from gorgon.speculation.acceptance import (
     log_softmax,
 )
 from gorgon.speculation.cost import StepCost
+from gorgon.speculation.tree import MAX_NODES
 
 logger = logging.getLogger("gorgon.engine")
 
@@ -73,6 +74,11 @@ class Engine:
             self.backend, self.settings.cached_cells, self.settings.trash_cells
         )
         self.scheduler = Scheduler(self.backend, self.settings)
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that any request can have, prompt and answer, beside its trees."""
+        return min(self.backend.max_position, self.backend.num_cells - MAX_NODES)
 
     @property
     def has_work(self) -> bool:

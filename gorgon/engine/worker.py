@@ -15,7 +15,10 @@ import enum
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from gorgon.engine.engine import Engine
 from gorgon.errors import DecodeError, GorgonError, NotReadyError
@@ -24,6 +27,26 @@ from gorgon.request import FinishReason, Request, StepResult
 logger = logging.getLogger("gorgon.engine")
 
 Sink = Callable[[StepResult], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step took, in seconds: in all, and of these in the model and in the heads."""
+
+    seconds: float
+    model_seconds: float
+    heads_seconds: float
+
+
+class Observer(Protocol):
+    """Sees every step, on the worker thread; it must be quick and must not raise."""
+
+    def observe(self, report: StepReport, results: Sequence[StepResult]) -> None:
+        """After every step."""
+
+    def observe_end(self, result: StepResult) -> None:
+        """After the last result of every request, refusals included."""
 
 
 class WorkerState(enum.StrEnum):
@@ -42,10 +65,16 @@ class Worker:
     Args:
         load: makes the engine; called on the worker thread.
         close: frees what ``load`` made; called on the worker thread at the end.
+        observer: sees every step, for metrics.
     """
 
-    def __init__(self, load: Callable[[], Engine], close: Callable[[Engine], None]) -> None:
-        self._load, self._close = load, close
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        close: Callable[[Engine], None],
+        observer: Observer | None = None,
+    ) -> None:
+        self._load, self._close, self._observer = load, close, observer
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._sinks: dict[str, Sink] = {}
         self._thread = threading.Thread(target=self._run, name="gorgon-engine", daemon=True)
@@ -100,6 +129,19 @@ class Worker:
         """End a request early; its sink gets a last result if it was still open."""
         self._inbox.put(lambda: self._cancel(request_id))
 
+    def inspect(self, read: Callable[[Engine], T]) -> Future[T]:
+        """What ``read`` gives, called on the worker thread between two steps.
+
+        Raises:
+            NotReadyError: unless the engine is there.
+        """
+        future: Future[T] = Future()
+        with self._gate:
+            if self.state not in (WorkerState.READY, WorkerState.DRAINING):
+                raise NotReadyError(f"the model is not there ({self.state}); try again later")
+            self._inbox.put(lambda: _fulfil(future, lambda: read(self.engine)))
+        return future
+
     def drain(self) -> None:
         """Take no new requests; running ones finish."""
         if self.state is WorkerState.READY:
@@ -138,17 +180,16 @@ class Worker:
         """Do everything that was asked for; sleep only when there is nothing else to do."""
         if not self.engine.has_work:
             self._inbox.get()()
-        while True:
-            try:
-                note = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            note()
+        self._read_inbox_to_the_end()
 
     def _step(self) -> None:
         if not self.engine.has_work:
             return
-        for result in self.engine.step():
+        results = self.engine.step()
+        if self._observer is not None:
+            times = self.engine.times
+            self._observer.observe(StepReport(times.total, times.model, times.heads), results)
+        for result in results:
             self._deliver(result)
 
     def _start_over(self, failure: GorgonError) -> None:
@@ -191,6 +232,8 @@ class Worker:
             return
         if result.finish:
             del self._sinks[result.request_id]
+            if self._observer is not None:
+                self._observer.observe_end(result)
         try:
             sink(result)
         except Exception:
@@ -205,3 +248,12 @@ class Worker:
         self._read_inbox_to_the_end()
         for request_id in list(self._sinks):
             self._cancel(request_id)
+
+
+def _fulfil(future: Future[T], read: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(read())
+    except Exception as error:
+        future.set_exception(error)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
+from gorgon.config import ServerSettings
 from gorgon.engine.load import Loaded
 from gorgon.engine.worker import Worker
-from gorgon.errors import GorgonError, RequestError
+from gorgon.errors import ConfigError, RequestError, TimeLimitError
 from gorgon.request import FinishReason, Mode, Request, RequestStats, StepResult
 from gorgon.server.schemas import CompareResponse, GenerateRequest, GenerateResponse
 from gorgon.server.text import ChatPrompt, Message, TextStream, choose_template
-
-_POLL_SECONDS = 0.1
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +31,12 @@ class Generation:
 class Generator:
     """Serves generations of one loaded model."""
 
-    def __init__(self, worker: Worker, loaded: Loaded, chat_template: str | None = None) -> None:
+    def __init__(self, worker: Worker, loaded: Loaded, settings: ServerSettings) -> None:
         self._worker, self.loaded = worker, loaded
+        self.settings, self.model = settings, loaded.model
         own = loaded.model.info.chat_template
-        self.chat = ChatPrompt(loaded.model, choose_template(own, chat_template))
+        template = choose_template(own, settings.chat_template)
+        self.chat = ChatPrompt(loaded.model, template)
 
     def encode(self, body: GenerateRequest) -> tuple[int, ...]:
         """Prompt token ids.
@@ -59,39 +59,63 @@ class Generator:
         Raises:
             GorgonError: what the engine answers to a request that it cannot serve.
         """
+        prompt_ids = self.encode(body)
+        num_prompt = len(prompt_ids)
         request = Request(
             id=uuid.uuid4().hex,
-            prompt_ids=self.encode(body),
-            max_tokens=body.max_length,
+            prompt_ids=prompt_ids,
+            max_tokens=body.max_length or self.default_tokens(num_prompt),
             sampling=body.sampling(),
             speculation=body.speculation(mode),
             reuse_prefix=reuse_prefix,
         )
         stream, parts = TextStream(self.loaded.model, body.stop), []
         finish, stats = FinishReason.CANCELLED, RequestStats()
-        async for result in self.results(request):
-            parts += stream.push(result.tokens)
-            if stream.stopped:
-                self._worker.cancel(request.id)
-            if result.finish is not None:
-                finish, stats = result.finish, result.stats or stats
+        async with contextlib.aclosing(self.results(request)) as results:
+            async for result in results:
+                parts += stream.push(result.tokens)
+                if stream.stopped:
+                    self._worker.cancel(request.id)
+                if result.finish is not None:
+                    finish, stats = result.finish, result.stats or stats
         parts.append(stream.flush())
         if stream.stopped:
             finish = FinishReason.STOP
         return Generation("".join(parts), stream.num_tokens, finish, stats)
 
-    async def results(self, request: Request) -> AsyncIterator[StepResult]:
+    @property
+    def max_length(self) -> int:
+        """The most tokens of prompt and answer together."""
+        return self._worker.engine.max_length
+
+    def default_tokens(self, num_prompt: int) -> int:
+        """How many new tokens a request gets that names no limit: as many as fit, at most."""
+        room = self.max_length - num_prompt
+        return max(1, min(self.settings.max_new_tokens, room))
+
+    def _check_prompt(self, request: Request) -> None:
+        limit, length = self.settings.max_prompt_tokens, len(request.prompt_ids)
+        if limit is not None and length > limit:
+            raise RequestError(f"prompt has {length} tokens, this server takes {limit}", "prompt")
+
+    async def results(self, request: Request) -> AsyncGenerator[StepResult, None]:
         """The engine's results for ``request``, the last one included.
 
         Leaving the iteration early cancels the request.
+
+        Raises:
+            GorgonError: what the engine answers to a request that it cannot serve.
+            TimeLimitError: when it takes longer than ``request_timeout``.
         """
+        self._check_prompt(request)
+        deadline = time.monotonic() + self.settings.request_timeout
         loop = asyncio.get_running_loop()
         results: asyncio.Queue[StepResult] = asyncio.Queue()
         self._worker.submit(request, lambda result: _post(loop, lambda: results.put_nowait(result)))
         finished = False
         try:
             while not finished:
-                result = await results.get()
+                result = await self._next(results, deadline)
                 finished = result.finish is not None
                 if result.error is not None:
                     raise result.error
@@ -99,6 +123,18 @@ class Generator:
         finally:
             if not finished:
                 self._worker.cancel(request.id)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request; its results end with what it cost so far."""
+        self._worker.cancel(request_id)
+
+    async def _next(self, results: asyncio.Queue[StepResult], deadline: float) -> StepResult:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await results.get()
+        except TimeoutError as error:
+            limit = self.settings.request_timeout
+            raise TimeLimitError(f"not done after {limit:g} s; ask for less") from error
 
     async def generate(self, body: GenerateRequest, mode: Mode) -> GenerateResponse:
         """One generation as it goes over the wire."""
@@ -157,19 +193,6 @@ def describe(generation: Generation, plain_time: float, mode: Mode) -> GenerateR
         prefill_time=stats.prefill_time,
         decode_time=stats.decode_time,
     )
-
-
-async def unless_gone(work: Awaitable[T], is_gone: Callable[[], Awaitable[bool]]) -> T | None:
-    """Await ``work``, or cancel it and give None as soon as the client is gone."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        await asyncio.wait([task], timeout=_POLL_SECONDS)
-        if not task.done() and await is_gone():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, GorgonError):
-                await task
-            return None
-    return task.result()
 
 
 def _speed(generation: Generation) -> float:

@@ -31,7 +31,9 @@ class GenerateRequest(BaseModel):
     )
 
     prompt: Annotated[str, Field(min_length=1)]
-    max_length: Annotated[int, Field(ge=1, description="new tokens, at most")] = 256
+    max_length: Annotated[
+        int | None, Field(ge=1, description="new tokens, at most; the server's default if left out")
+    ] = None
     chat: Annotated[
         bool, Field(description="put the prompt into the model's chat template as a user's turn")
     ] = True

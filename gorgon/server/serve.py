@@ -1,30 +1,76 @@
-"""Running the application under uvicorn."""
+"""Running the application under uvicorn: start, announcement, draining, end."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
+import time
+from types import FrameType
 
 import uvicorn
 
 from gorgon.config import EngineSettings, ServerSettings
 from gorgon.engine.worker import Worker
+from gorgon.server import logs
 from gorgon.server.app import Service, create_app
 
 logger = logging.getLogger("gorgon.server")
+
+_LAST_WORDS = 5  # seconds for answers on their way after draining
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal takes no new requests and lets running ones finish; stops on the second.
+
+    While it drains, new requests are answered with 503 and ``/ready`` says so.
+    """
+
+    def __init__(self, config: uvicorn.Config, worker: Worker, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._worker, self._drain_seconds = worker, drain_seconds
+        self._deadline: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See ``uvicorn.Server``."""
+        if self._deadline is None and self._worker.num_open:
+            name = signal.Signals(sig).name
+            logger.info("%s: draining, %d requests are open", name, self._worker.num_open)
+            self._worker.drain()
+            self._deadline = time.monotonic() + self._drain_seconds
+            return
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """See ``uvicorn.Server``; called ten times a second."""
+        if self._deadline is not None:
+            is_late = time.monotonic() > self._deadline
+            if is_late or not self._worker.num_open:
+                self._worker.stop()
+                self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def run(engine: EngineSettings, server: ServerSettings) -> None:
     """Serve until interrupted.
 
     Raises:
-        GorgonError: when the model could not be loaded.
+        GorgonError: when the model could not be loaded, or the settings are unsafe.
     """
+    logs.set_up(server.log_format)
     app = create_app(engine, server)
     service: Service = app.state.service
-    uvicorn_server = uvicorn.Server(
-        uvicorn.Config(app, host=server.host, port=server.port, log_level="warning")
+    config = uvicorn.Config(
+        app,
+        host=server.host,
+        port=server.port,
+        log_level="warning",
+        log_config=None,
+        timeout_graceful_shutdown=_LAST_WORDS,
+        ssl_certfile=server.tls_certificate,
+        ssl_keyfile=server.tls_key,
     )
+    uvicorn_server = DrainingServer(config, service.worker, server.drain_seconds)
     watcher = threading.Thread(
         target=_announce, args=(service.worker, uvicorn_server, server), daemon=True
     )
@@ -41,7 +87,8 @@ def _announce(worker: Worker, uvicorn_server: uvicorn.Server, server: ServerSett
     except Exception:
         uvicorn_server.should_exit = True
         return
-    url = f"http://{server.host}:{server.port}"
+    scheme = "http" if server.tls_certificate is None else "https"
+    url = f"{scheme}://{server.host}:{server.port}"
     print(
         f"\nGorgon is ready at {url} (API: {url}/docs)\n\n"
         f"  curl {url}/compare -H 'Content-Type: application/json' \\\n"

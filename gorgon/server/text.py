@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import jinja2
+import jinja2.meta
 import jinja2.sandbox
 
 from gorgon.errors import ConfigError, ModelError, RequestError
@@ -66,8 +69,8 @@ class Vocabulary(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of a text."""
 
-    def piece(self, token: int) -> bytes:
-        """Bytes that a token adds."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Bytes that a token adds; control tokens add their written form if ``special``."""
 
     def control_text(self, token: int) -> str:
         """The written form of a token."""
@@ -75,10 +78,11 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat."""
+    """One turn of a chat; ``extra`` is what else the template may read (``tool_calls`` ...)."""
 
     role: str
     content: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ChatPrompt:
@@ -94,31 +98,40 @@ class ChatPrompt:
             trim_blocks=True, lstrip_blocks=True
         )
         environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = _strftime_now
+        environment.filters["tojson"] = _to_json
+        self.source = template
         try:
-            self._template = environment.from_string(template)
+            self._template = environment.from_string(self.source)
+            self.variables = jinja2.meta.find_undeclared_variables(environment.parse(self.source))
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template is broken: {error}") from error
 
-    def render(self, messages: Iterable[Message]) -> str:
+    def render(
+        self, messages: Iterable[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
         """The prompt text, up to where the assistant's answer begins.
 
         Raises:
             RequestError: when the template refuses the messages.
         """
-        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        turns = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
         try:
             return self._template.render(
                 messages=turns,
+                tools=tools,
                 add_generation_prompt=True,
                 bos_token=self._text(self._vocabulary.bos),
                 eos_token=self._text(self._vocabulary.eos),
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RequestError(f"the chat template refuses this: {error}", "messages") from error
 
-    def encode(self, messages: Iterable[Message]) -> list[int]:
+    def encode(
+        self, messages: Iterable[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """Token ids of ``render(messages)``, BOS added only where the text has none."""
-        text = self.render(messages)
+        text = self.render(messages, tools)
         bos = self._text(self._vocabulary.bos)
         add = not (bos and text.startswith(bos))
         return self._vocabulary.tokenize(text, add_special=add, parse_special=True)
@@ -130,16 +143,20 @@ class ChatPrompt:
 class TextStream:
     """Tokens in, text out: whole characters only, and nothing that a stop string removes.
 
-    Text that may still turn out to be the beginning of a stop string is held back.
+    Text that may still turn out to be the beginning of a stop string is held back. Of all
+    characters that the tokens gave, ``num_decoded``, the first ``num_released`` are out.
+    ``special`` writes control tokens out.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str] = ()) -> None:
-        self._piece = vocabulary.piece
+    def __init__(
+        self, vocabulary: Vocabulary, stop: Sequence[str] = (), *, special: bool = False
+    ) -> None:
+        self._piece, self._special = vocabulary.piece, special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
         self._held = ""
         self.stopped = False
-        self.num_tokens = 0
+        self.num_tokens = self.num_decoded = self.num_released = 0
 
     def push(self, tokens: Sequence[int]) -> list[str]:
         """The text that each token releases; tokens after a stop string are not counted."""
@@ -148,7 +165,7 @@ class TextStream:
             if self.stopped:
                 break
             self.num_tokens += 1
-            self._held += self._decoder.decode(self._piece(token))
+            self._hold(self._decoder.decode(self._piece(token, special=self._special)))
             released.append(self._release())
         return released
 
@@ -156,12 +173,22 @@ class TextStream:
         """What was held back, when no more tokens come."""
         if self.stopped:
             return ""
-        self._held += self._decoder.decode(b"", final=True)
+        self._hold(self._decoder.decode(b"", final=True))
         text = self._release()
         rest, self._held = ("", "") if self.stopped else (self._held, "")
+        self.num_released += len(rest)
         return text + rest
 
+    def _hold(self, text: str) -> None:
+        self._held += text
+        self.num_decoded += len(text)
+
     def _release(self) -> str:
+        text = self._take_safe()
+        self.num_released += len(text)
+        return text
+
+    def _take_safe(self) -> str:
         found = min(
             (at for at in map(self._held.find, self._stop) if at >= 0),
             default=-1,
@@ -182,6 +209,15 @@ class TextStream:
             if any(stop.startswith(tail) for stop in self._stop):
                 return length
         return 0
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    """As chat templates expect it: plain JSON, where Jinja's own escapes HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
 
 
 def _refuse(message: str) -> None:
