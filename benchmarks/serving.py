@@ -230,7 +230,7 @@ class _NoVocabulary:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         raise NotImplementedError
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         raise NotImplementedError
 
     def control_text(self, token: int) -> str:

@@ -74,8 +74,21 @@ def serve(
     gpu_layers: LayersOption = None,
     max_running: Annotated[int | None, typer.Option(help="requests decoded at once")] = None,
     chat_template: TemplateOption = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="key that clients must send; may be repeated")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="file of keys, one a line")] = None,
+    allow_anonymous: Annotated[
+        bool | None, typer.Option("--allow-anonymous", help="serve other machines with no key")
+    ] = None,
+    model_name: Annotated[str | None, typer.Option(help="name of the model in the API")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file")] = None,
+    log_format: Annotated[
+        Literal["text", "json"] | None, typer.Option(help="[default: text]")
+    ] = None,
 ) -> None:
-    """Serve a model over HTTP."""
+    """Serve a model over HTTP; further settings are GORGON_SERVER_..., see docs/api.md."""
     from gorgon.server.serve import run
 
     engine = _given(
@@ -90,7 +103,19 @@ def serve(
         max_running=max_running,
     )
     engine, template = _open_folder(engine)
-    server = _given(ServerSettings, host=host, port=port, chat_template=chat_template or template)
+    server = _given(
+        ServerSettings,
+        host=host,
+        port=port,
+        api_keys=tuple(api_key) if api_key else None,
+        api_key_file=api_key_file,
+        allow_anonymous=allow_anonymous,
+        model_name=model_name,
+        chat_template=chat_template or template,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        log_format=log_format,
+    )
     run(engine, server)
 
 

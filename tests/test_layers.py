@@ -47,6 +47,7 @@ HOMES: dict[str, frozenset[str]] = {
     "rich": frozenset({"cli", "terminal", "compile", "training", "bench", "tune"}),
     "httpx": frozenset({"bench"}),
     "prometheus_client": frozenset({"server"}),
+    "swagger_ui_bundle": frozenset({"server"}),
 }
 
 # The clock and the cache of a model are none of its business.

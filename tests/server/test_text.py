@@ -21,7 +21,7 @@ class ByteVocabulary:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return ([256] if add_special else []) + list(text.encode())
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([token]) if token < 256 else b""
 
     def control_text(self, token: int) -> str:
