@@ -16,16 +16,16 @@ from gorgon.engine.load import Loaded, load
 from gorgon.engine.worker import Worker
 from gorgon.errors import NotReadyError
 from gorgon.request import Mode
-from gorgon.server.live import live_router
-from gorgon.server.page import page_router
 from gorgon.server.docs import add_docs, describe_security
 from gorgon.server.events import unless_gone
 from gorgon.server.failures import add_error_handlers
 from gorgon.server.generation import Generator
 from gorgon.server.guard import BodyLimit, Keys, RequestLog
+from gorgon.server.live import live_router
 from gorgon.server.metrics import Metrics
 from gorgon.server.openai_api import OpenAi
 from gorgon.server.openai_routes import metrics_router, openai_router
+from gorgon.server.page import page_router
 from gorgon.server.schemas import (
     ERROR_RESPONSES,
     CompareResponse,

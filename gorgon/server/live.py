@@ -32,7 +32,8 @@ from gorgon.request import (
     StepResult,
     TreeTrace,
 )
-from gorgon.server.generation import Generator, unless_gone
+from gorgon.server.events import unless_gone
+from gorgon.server.generation import Generator
 from gorgon.server.schemas import TreePath
 from gorgon.server.text import Message, TextStream
 
@@ -122,7 +123,7 @@ def live_router(generator: Callable[[], Generator]) -> APIRouter:
         `message`, instead of `end`.
         """
         events = _events(generator(), body)
-        first = await unless_gone(anext(events), request.is_disconnected)
+        first = await unless_gone(anext(events), request)
         if first is None:
             return Response(status_code=CLIENT_GONE)
         return StreamingResponse(

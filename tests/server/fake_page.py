@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from gorgon.backend import BatchRow, Output
-from gorgon.config import EngineSettings
+from gorgon.config import EngineSettings, ServerSettings
 from gorgon.engine.engine import Engine
 from gorgon.engine.load import Loaded, PlainStep
 from gorgon.engine.worker import Worker
@@ -41,7 +41,7 @@ class FakeVocabulary:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return [ord(character) % len(WORDS) for character in text]
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         return WORDS[token].encode()
 
     def control_text(self, token: int) -> str:
@@ -79,7 +79,7 @@ def serving() -> Iterator[FakePage]:
     engine = Engine(backend, EngineSettings(prefill_chunk=16, prefill_batch=48), cost)
     worker = Worker(lambda: engine, lambda _: None)
     loaded = Loaded(engine, cast(Any, backend), cast(Any, FakeVocabulary()), PlainStep(cost))
-    app = _make_app(Generator(worker, loaded))
+    app = _make_app(Generator(worker, loaded, ServerSettings()))
     config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -44,11 +44,11 @@ def test_decimals_stay_within_bounds(
                 text = f"{number:f}"
                 above = low < number if open_low else low <= number
                 below = number < high if open_high else number <= high
-                    if matches(rule, text):
-                        assert above
-                        assert below
-                    elif above and below:  # left out: "-0", and more decimals than a bound has
-                        assert places > 1 or (number == 0 and text.startswith("-"))
+                if matches(rule, text):
+                    assert above
+                    assert below
+                elif above and below:  # left out: "-0", and more decimals than a bound has
+                    assert places > 1 or (number == 0 and text.startswith("-"))
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
