@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gorgon.config import ServerSettings
 from gorgon.engine.load import Loaded
 from gorgon.engine.worker import Worker
-from gorgon.errors import ConfigError, RequestError, TimeLimitError
+from gorgon.errors import RequestError, TimeLimitError
 from gorgon.request import FinishReason, Mode, Request, RequestStats, StepResult
 from gorgon.server.schemas import CompareResponse, GenerateRequest, GenerateResponse
 from gorgon.server.text import ChatPrompt, Message, TextStream, choose_template

@@ -46,7 +46,7 @@ ASK: list[dict[str, Any]] = [{"role": "user", "content": "How is the weather in 
 def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     path: Path = tmp_path_factory.mktemp("templates") / "tools.jinja"
     path.write_text(TEMPLATE)
-    with serving(EngineSettings(threads=1, num_cells=1024), chat_template=path) as running:
+    with serving(EngineSettings(threads=1, num_cells=1024), chat_template=str(path)) as running:
         yield running
 
 
@@ -97,7 +97,7 @@ def test_the_template_tells_the_format() -> None:
     llama = '{{ tools }} "parameters" {{ messages }}'
     assert tool_format(ChatPrompt(ByteVocabulary(), TEMPLATE)) is HERMES
     assert tool_format(ChatPrompt(ByteVocabulary(), llama)) is LLAMA
-    assert tool_format(ChatPrompt(ByteVocabulary(), None)) is None
+    assert tool_format(ChatPrompt(ByteVocabulary(), "{{ messages }}")) is None
     for template in (TEMPLATE, llama):
         for choice in ("auto", "required"):
             use = tool_use(request(tool_choice=choice), ChatPrompt(ByteVocabulary(), template))
