@@ -83,8 +83,11 @@ def test_company_changes_no_bit(recorder: Recorder, sampling: str) -> None:
     expect_same(compare(recorder, requests, wanted, batch=len(requests)))
 
 
-@pytest.mark.parametrize("tree", DRAFTING)
-def test_a_reused_prefix_changes_no_bit(recorder: Recorder, tree: str) -> None:
+@pytest.mark.parametrize("tree", ["normal", "chain of 3", "tree of 8", "automatic"])
+def test_a_reused_prefix_changes_nothing_but_the_order_of_cells(
+    recorder: Recorder, tree: str
+) -> None:
+    """A tree of several branches leaves holes, which the next request fills; a chain does not."""
     speculation = SPECULATIONS[tree]
     tally = Tally()
     for prompt in PROMPTS:
@@ -95,7 +98,9 @@ def test_a_reused_prefix_changes_no_bit(recorder: Recorder, tree: str) -> None:
         (again,) = recorder.run(make_requests([longer], LENGTH, sampling, speculation, True))
         (alone,) = plain(recorder, make_requests([longer], LENGTH, sampling, PLAIN, False))
         tally.add(alone, again)
-    expect_same(tally)
+    assert tally.unexplained == 0
+    if tree in ("normal", "chain of 3"):
+        assert tally.same_rows == tally.rows
 
 
 def test_without_flash_attention_differences_are_rounding(files: dict[str, Path]) -> None:
