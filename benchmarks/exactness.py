@@ -30,7 +30,7 @@ from gorgon.engine.engine import Engine
 from gorgon.llama import kernels
 from gorgon.llama.backend import LlamaBackend
 from gorgon.request import Request, SamplingParams, SpeculationParams, TreePaths
-from gorgon.server.text import ChatPrompt, Message
+from gorgon.server.text import VICUNA_TEMPLATE, ChatPrompt, Message
 from gorgon.speculation.cost import StepCost, StepTimes
 
 PLAIN = SpeculationParams(mode="normal")
@@ -247,7 +247,7 @@ def load_prompts(
     path: Path, backend: LlamaBackend, count: int, context: int
 ) -> list[tuple[int, ...]]:
     """The first turns of a jsonl file, each behind others until it is ``context`` tokens long."""
-    chat = ChatPrompt(backend.model, backend.model.info.chat_template)
+    chat = ChatPrompt(backend.model, backend.model.info.chat_template or VICUNA_TEMPLATE)
     lines = path.read_text(encoding="utf-8").splitlines()
     turns = [json.loads(line)["turns"][0] for line in lines]
     prompts = []
