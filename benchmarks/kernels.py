@@ -28,14 +28,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gorgon.bench.shapes import write_model
 from gorgon.llama import kernels
 
 KINDS = {"f16": 1, "q8_0": 8}
 FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15}  # enum llama_ftype
-SHAPES = {  # embedding, layers, feed-forward, heads, KV heads, vocabulary
-    "7b": (4096, 32, 11008, 32, 32, 32000),
-    "1b": (2048, 22, 5632, 32, 4, 32000),
-}
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
@@ -217,74 +214,6 @@ def report(path: Path, context: int, arguments: argparse.Namespace) -> None:
     ours.close()
 
 
-def make(shape: str, kind: str, path: Path) -> None:
-    """Write a model of random weights; ``kind`` Q4_0, Q8_0 or Q4_K_M, mixed as llama.cpp mixes."""
-    import gguf
-
-    embd, layers, ff, heads, kv_heads, vocab = SHAPES[shape]
-    writer = gguf.GGUFWriter(path, "llama")
-    for add, value in (
-        (writer.add_context_length, 4096),
-        (writer.add_embedding_length, embd),
-        (writer.add_block_count, layers),
-        (writer.add_feed_forward_length, ff),
-        (writer.add_head_count, heads),
-        (writer.add_head_count_kv, kv_heads),
-        (writer.add_rope_dimension_count, embd // heads),
-        (writer.add_vocab_size, vocab),
-    ):
-        add(value)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("no_vocab")
-    rng = np.random.default_rng(0)
-    made: dict[tuple[int, int, str], NDArray[np.uint8]] = {}
-
-    def weights(name: str, rows: int, columns: int, layer: int = 0) -> None:
-        mixed = name in ("output", "attn_v", "ffn_down") and (layer < layers // 8 or layer % 3 == 2)
-        kind_here = ("Q6_K" if mixed or name == "output" else "Q4_K") if kind == "Q4_K_M" else kind
-        key = (rows, columns, kind_here)
-        if key not in made:
-            size, block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind_here]]
-            data = rng.integers(0, 256, (rows, columns // size, block), dtype=np.uint8)
-            scale = np.array([0.4 / columns**0.5 / 8], np.float16).view(np.uint8)
-            if kind_here == "Q6_K":
-                data[..., -2:] = (scale.view(np.float16) / 64).view(np.uint8)
-            else:
-                data[..., :2] = (
-                    scale if kind_here != "Q4_K" else (scale.view(np.float16) / 32).view(np.uint8)
-                )
-            if kind_here == "Q4_K":
-                data[..., 2:4] = data[..., :2]
-            made[key] = data.reshape(rows, -1)
-        full = (
-            f"{name}.weight" if name in ("output", "token_embd") else f"blk.{layer}.{name}.weight"
-        )
-        writer.add_tensor(full, made[key], raw_dtype=gguf.GGMLQuantizationType[kind_here])
-
-    ones = np.ones(embd, np.float32)
-    weights("token_embd", vocab, embd)
-    weights("output", vocab, embd)
-    writer.add_tensor("output_norm.weight", ones)
-    kv = embd // heads * kv_heads
-    for i in range(layers):
-        for name, rows, columns in (
-            ("attn_q", embd, embd),
-            ("attn_k", kv, embd),
-            ("attn_v", kv, embd),
-            ("attn_output", embd, embd),
-            ("ffn_gate", ff, embd),
-            ("ffn_up", ff, embd),
-            ("ffn_down", embd, ff),
-        ):
-            weights(name, rows, columns, i)
-        writer.add_tensor(f"blk.{i}.attn_norm.weight", ones)
-        writer.add_tensor(f"blk.{i}.ffn_norm.weight", ones)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def quantize(source: Path, kind: str, path: Path) -> None:
     """Write ``source`` as another type, by llama.cpp's quantiser."""
     params = llama.llama_model_quantize_default_params()
@@ -312,7 +241,7 @@ def main() -> None:
     parser.add_argument("--resident", choices=("stock", "ours"))
     arguments = parser.parse_args()
     if arguments.make:
-        make(arguments.make[0], arguments.make[1], Path(arguments.make[2]))
+        write_model(arguments.make[0], arguments.make[1], Path(arguments.make[2]))
         return
     llama.llama_log_set(_quiet, None)
     llama.llama_backend_init()

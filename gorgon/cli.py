@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from pydantic import BaseModel
 from typer.core import TyperGroup
 
 from gorgon.config import CacheType, EngineSettings, ServerSettings
-from gorgon.errors import GorgonError
+from gorgon.errors import BenchError, GorgonError
+
+if TYPE_CHECKING:
+    from gorgon.bench.inprocess import Encode
+    from gorgon.llama.model import Model
+
+Number = TypeVar("Number", int, float)
 
 # Libraries of the extras: what only the offline verbs import.
 OPTIONAL = {"gguf", "matplotlib", "safetensors", "torch"}
@@ -360,6 +367,116 @@ def train(
     finally:
         base.close()
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; report in {out.with_suffix('.txt')}")
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("bench-result"),
+    modes: Annotated[
+        str,
+        typer.Option(help="normal, medusa, lookup, chain:N, tree:N, paths:0;0,0 - with spaces"),
+    ] = "normal medusa",
+    clients: Annotated[str, typer.Option(help="numbers of clients: '1 4 8'")] = "1",
+    temperature: Annotated[str, typer.Option(help="temperatures, 0 is greedy: '0 0.7'")] = "0",
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines with 'turns'")] = None,
+    count: Annotated[int, typer.Option(min=1, help="prompts, spread over the file")] = 24,
+    length: Annotated[int, typer.Option(min=1, help="new tokens of an answer")] = 128,
+    natural: Annotated[bool, typer.Option("--natural", help="let answers end early")] = False,
+    repeats: Annotated[int, typer.Option(min=1)] = 1,
+    waves: Annotated[int, typer.Option(min=1, help="requests per client and block")] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    ttft_bound: Annotated[float, typer.Option(help="of goodput, seconds")] = 1.0,
+    tpot_bound: Annotated[float, typer.Option(help="of goodput, seconds")] = 0.1,
+    in_process: Annotated[bool, typer.Option("--in-process", help="no server, no HTTP")] = False,
+    url: Annotated[str | None, typer.Option(help="a running Gorgon server")] = None,
+    llama_server: Annotated[Path | None, typer.Option(help="binary of a peer")] = None,
+    spec_types: Annotated[str, typer.Option(help="of llama-server: names, or 'all'")] = "",
+    openai: Annotated[list[str] | None, typer.Option(help="further peer: URL or URL#MODEL")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="bare llama_decode as a peer")] = False,
+    curve: Annotated[bool, typer.Option("--curve", help="measure t(n) too")] = False,
+    charts: Annotated[bool, typer.Option(help="draw PNG charts")] = True,
+    shape: Annotated[str | None, typer.Option(help="random weights: 7b, 1b, 135m")] = None,
+    kind: Annotated[str, typer.Option("--type", help="of --shape: F16, Q8_0, Q4_K_M")] = "Q8_0",
+    replay: Annotated[str | None, typer.Option(help="accuracies of replayed drafts")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="OLD.json NEW.json: compare, do not run")
+    ] = None,
+    redraw: Annotated[Path | None, typer.Option(help="result.json: write its report anew")] = None,
+    tolerance: Annotated[float, typer.Option(help="of --compare: 0.03 is 3 %")] = 0.03,
+    model: ModelOption = None,
+    heads: HeadsOption = None,
+    threads: ThreadsOption = None,
+    num_cells: CellsOption = None,
+    cache_type: CacheOption = None,
+    flash_attention: FlashOption = None,
+    gpu_layers: LayersOption = None,
+) -> None:
+    """Measure modes and peers on the same prompts, in turns; or compare two results."""
+    from gorgon.bench import run
+    from gorgon.bench.options import Options
+
+    if compare is not None:
+        if not run.compare(*compare, tolerance):
+            raise typer.Exit(1)
+        return
+    if redraw is not None:
+        run.redraw(redraw, charts=charts)
+        return
+    engine = _given(
+        EngineSettings,
+        model=model,
+        heads=heads,
+        threads=threads,
+        num_cells=num_cells,
+        cache_type=cache_type,
+        flash_attention=flash_attention,
+        gpu_layers=gpu_layers,
+    )
+    run.run(
+        Options(
+            engine=engine,
+            out=out,
+            modes=tuple(modes.split()),
+            clients=_numbers("clients", clients, int),
+            temperatures=_numbers("temperature", temperature, float),
+            prompts=prompts,
+            count=count,
+            length=length,
+            natural=natural,
+            repeats=repeats,
+            waves=waves,
+            seed=seed,
+            ttft_bound=ttft_bound,
+            tpot_bound=tpot_bound,
+            in_process=in_process,
+            url=url and url.rstrip("/"),
+            llama_server=llama_server,
+            spec_types=tuple(spec_types.split()),
+            openai=tuple(openai or ()),
+            loop=loop,
+            curve=curve,
+            charts=charts,
+            shape=shape,
+            kind=kind,
+            replay=replay,
+        ),
+        _make_encode,
+    )
+
+
+def _make_encode(model: Model) -> Encode:
+    """Prompts of a benchmark as the server would see them: a user's turn in the chat template."""
+    from gorgon.server.text import ChatPrompt, Message, choose_template
+
+    chat = ChatPrompt(model, choose_template(model.info.chat_template, None))
+    return lambda text: chat.encode([Message("user", text)])
+
+
+def _numbers(name: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+    try:
+        return tuple(kind(part) for part in text.split())
+    except ValueError as error:
+        raise BenchError(f"--{name} '{text}' must be numbers with spaces between them") from error
 
 
 def _given(kind: type[Settings], **values: Any) -> Settings:

@@ -98,3 +98,9 @@ class DecodeError(GorgonError):
     """llama.cpp refused a batch; the requests of that batch fail, the engine goes on."""
 
     code = "decode_failed"
+
+
+class BenchError(GorgonError):
+    """A benchmark cannot go on: a bad prompt file, a server that does not start or answer."""
+
+    code = "bench_failed"

@@ -40,7 +40,8 @@ HOMES: dict[str, frozenset[str]] = {
     "torch": frozenset({"training"}),
     "matplotlib": frozenset({"compile", "training", "bench", "tune"}),
     "triton": frozenset({"training"}),
-    "gguf": frozenset({"compile", "training"}),
+    "gguf": frozenset({"bench", "compile", "training"}),
+    "h11": frozenset({"bench"}),
     "safetensors": frozenset({"compile", "training"}),
     "huggingface_hub": frozenset({"compile"}),  # in hub.py, run by the converter's Python
     "typer": frozenset({"cli"}),

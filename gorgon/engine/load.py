@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from gorgon.backend import Backend
 from gorgon.config import EngineSettings
 from gorgon.engine import profile, tuned
 from gorgon.engine.engine import Engine
@@ -48,8 +50,14 @@ class Loaded:
     plain_step: PlainStep
 
 
-def load(settings: EngineSettings) -> Loaded:
+def load(
+    settings: EngineSettings, wrap: Callable[[LlamaBackend], Backend] = lambda backend: backend
+) -> Loaded:
     """Load, warm up and measure.
+
+    Args:
+        settings: the engine's.
+        wrap: what the engine gets in place of the backend; for experiments.
 
     Raises:
         ModelError: when the model cannot be loaded or served.
@@ -60,7 +68,7 @@ def load(settings: EngineSettings) -> Loaded:
     backend = LlamaBackend(settings)
     measured = measure_once(backend, settings)
     cost = StepCost(measured.times, backend.max_rows, measured.change, settings.batch_sizes)
-    engine = Engine(backend, settings, cost)
+    engine = Engine(wrap(backend), settings, cost)
     if measured.propose:
         engine.drafter.propose_cost = measured.propose
     if measured.deepen:

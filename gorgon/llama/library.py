@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import llama_cpp.llama_cpp
 
 llama: Any = llama_cpp.llama_cpp
@@ -49,6 +50,11 @@ def collect_errors() -> Iterator[list[str]]:
         yield errors
     finally:
         errors.extend(_recent)
+
+
+def library_version() -> str:
+    """Which llama.cpp computes here."""
+    return f"llama-cpp-python {llama_cpp.__version__}"
 
 
 def library_path(name: str) -> Path:

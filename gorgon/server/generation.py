@@ -67,7 +67,8 @@ class Generator:
             max_tokens=body.max_length or self.default_tokens(num_prompt),
             sampling=body.sampling(),
             speculation=body.speculation(mode),
-            reuse_prefix=reuse_prefix,
+            ignore_eos=body.ignore_eos,
+            reuse_prefix=reuse_prefix and body.cache_prompt,
         )
         stream, parts = TextStream(self.loaded.model, body.stop), []
         finish, stats = FinishReason.CANCELLED, RequestStats()

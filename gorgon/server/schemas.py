@@ -45,6 +45,12 @@ class GenerateRequest(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
+    ignore_eos: Annotated[
+        bool, Field(description="go on to max_length where the model would end; for measurements")
+    ] = False
+    cache_prompt: Annotated[
+        bool, Field(description="use what earlier requests left in the prefix cache")
+    ] = True
     stop: Annotated[list[StopString], Field(max_length=16)] = []
     acceptance: Annotated[
         Acceptance, Field(description="'typical' trades the model's exact distribution for speed")

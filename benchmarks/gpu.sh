@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# All runs of one machine, in process: no server, no network, no charts (draw them elsewhere with
+# `gorgon bench --redraw`).
+#
+#   benchmarks/gpu.sh gpu MODEL.gguf OUT     the default model, then 7B shapes, on the GPU
+#   benchmarks/gpu.sh cpu MODEL.gguf OUT     the same on the processor's cores
+#
+# Needs gorgon's modules on PYTHONPATH, llama_cpp with its libraries, and gguf. Writes OUT/NAME.json,
+# one file a run, each as soon as it is done; a run that fails is reported and the rest goes on.
+# SHAPE=tiny LENGTH=16 COUNT=2 CLIENTS="1 2" try the script anywhere in a minute.
+set -uo pipefail
+device="${1:?gpu or cpu}" model="${2:?the default model}" out="${3:?a folder for results}"
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export GORGON_MEASURE_SECONDS="${GORGON_MEASURE_SECONDS:-5}"
+scratch="${SCRATCH:-/tmp/gorgon-bench}"
+export GORGON_PROFILE_FOLDER="$scratch/profiles"
+shape="${SHAPE:-7b}" length="${LENGTH:-96}"
+mkdir -p "$out" "$scratch"
+
+if [[ $device == gpu ]]; then
+    many="${CLIENTS:-1 2 4 8 16 32 64}" few="${CLIENTS:-1 8}" count="${COUNT:-16}"
+    kinds="${KINDS:-F16 Q8_0 Q4_K_M}" options=(--gpu-layers -1)
+else
+    export CUDA_VISIBLE_DEVICES=""
+    many="${CLIENTS:-1 2 4 8 16 32}" few="${CLIENTS:-1 4}" count="${COUNT:-4}"
+    kinds="${KINDS:-Q8_0 Q4_K_M}" options=(--gpu-layers 0 --threads "$(nproc)")
+fi
+
+bench() { # bench NAME ARGUMENTS...
+    local name="$device-$1" began=$SECONDS
+    shift
+    if timeout "${LIMIT:-150}" python3 -m gorgon.cli bench --in-process --no-charts --loop --curve \
+        --length "$length" --out "$scratch/$name" "${options[@]}" "$@"; then
+        cp "$scratch/$name/result.json" "$out/$name.json"
+    else
+        echo "FAILED: $name"
+    fi
+    echo "== $name: $((SECONDS - began)) s"
+}
+
+bench default --model "$model" --heads "${HEADS:-$here/gorgon/assets/smollm2-135m-instruct.medusa.gguf}" \
+    --modes "normal medusa lookup chain:4 tree:8 tree:16 tree:32" --clients "$many" \
+    --count "$((4 * count))" --repeats 2 --waves 1 --num-cells 32768
+
+for kind in $kinds; do
+    for accuracies in vicuna-medusa vicuna-conditioned; do
+        name="$shape-${kind,,}-$accuracies"
+        mkdir -p "$scratch/$device-$name"
+        # The weights are written once for both sets of accuracies.
+        file="$shape-${kind,,}.gguf"
+        [[ -e "$scratch/$file" ]] && ln -sf "$scratch/$file" "$scratch/$device-$name/$file"
+        bench "$name" --shape "$shape" --type "$kind" --replay "$accuracies" \
+            --modes "normal medusa tree:4 tree:8 tree:16 tree:64" --clients "$few" \
+            --count "$count" --num-cells 8192
+        [[ -L "$scratch/$device-$name/$file" ]] || mv -f "$scratch/$device-$name/$file" "$scratch/"
+    done
+    [[ -n "${KEEP:-}" ]] || rm -f "$scratch/$shape-${kind,,}.gguf"
+done

@@ -1,0 +1,139 @@
+"""Drafts that are right as often as stated, over a model whose text means nothing.
+
+The backend below stands between the engine and a real backend of random weights. The model's
+passes, the heads' passes, the sampler's draws, trees, acceptance and bookkeeping all happen; only
+their outcome is replaced: the draw by the next token of a script, the guesses by ones that hold
+the script's token at rank r as often as the accuracies say. So an engine's speed can be measured
+at a size and acceptance for which there are no weights here.
+
+How a guess finds its place in the script: the sampler writes the request's place into the first
+number of the hidden state of each row that it draws from, and the engine hands that state back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gorgon.backend import Backend, BatchRow, DraftState, Floats, Guesses, Ints, Output, Sampler
+from gorgon.bench.accuracies import Accuracies
+from gorgon.bench.shapes import FIRST_WORD
+from gorgon.request import SamplingParams
+
+SCRIPT_LENGTH = 1 << 14
+_STRIDE = 4099  # between the places where requests start; prime to the length
+
+
+class Script:
+    """A text without end (it goes round), and for each place what the heads guess there.
+
+    ``tokens`` has shape [length]; ``guesses`` [length, depths, ranks]: those after a root at
+    place - 1, so that depth 1 is about place itself.
+    """
+
+    def __init__(self, accuracies: Accuracies, num_vocab: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        chances = np.array(accuracies.ranks)
+        depths, ranks = chances.shape
+        self.tokens: Ints = rng.integers(FIRST_WORD, num_vocab, SCRIPT_LENGTH).astype(np.int32)
+        places = np.arange(SCRIPT_LENGTH)[:, None] + np.arange(depths)[None, :]
+        truth = self.tokens[places % SCRIPT_LENGTH]
+        fillers = truth[..., None] + 1 + np.arange(ranks) - FIRST_WORD
+        self.guesses: Ints = (FIRST_WORD + fillers % (num_vocab - FIRST_WORD)).astype(np.int32)
+        hit = _draw_ranks(rng, chances)
+        place, depth = np.nonzero(hit < ranks)
+        self.guesses[place, depth, hit[place, depth]] = truth[place, depth]
+        self.probs: Floats = chances.astype(np.float32)
+
+    def token(self, place: int) -> int:
+        """The token at a place."""
+        return int(self.tokens[place % SCRIPT_LENGTH])
+
+
+def _draw_ranks(rng: np.random.Generator, chances: npt.NDArray[np.float64]) -> Ints:
+    """The rank at which each guess is right, [length, depths]; the number of ranks for never."""
+    drawn = rng.random((SCRIPT_LENGTH, len(chances)))
+    below = np.cumsum(chances, axis=1)
+    ranks: Ints = (drawn[..., None] >= below[None]).sum(axis=-1).astype(np.int32)
+    return ranks
+
+
+class ReplaySampler:
+    """Draws with the real sampler, then says what the script says."""
+
+    def __init__(self, inner: Sampler, script: Script, place: int) -> None:
+        self._inner, self._script, self._place = inner, script, place
+
+    def draw(self, output: Output, row: int) -> int:
+        """The script's next token; leaves the place after it in the row's state."""
+        self._inner.draw(output, row)
+        return self._next(output, row)
+
+    def _next(self, output: Output, row: int) -> int:
+        token = self._script.token(self._place)
+        self._place = (self._place + 1) % SCRIPT_LENGTH
+        output.hidden[row, 0] = self._place
+        return token
+
+    def observe(self, token: int) -> None:
+        """Not for replays: typical acceptance looks at probabilities, which mean nothing here."""
+        raise AssertionError("acceptance can be replayed only where tokens are drawn")
+
+    def close(self) -> None:
+        """See ``Sampler``."""
+        self._inner.close()
+
+
+class ReplayBackend:
+    """Fulfils ``gorgon.backend.Backend`` on top of one with heads of random weights.
+
+    ``Guesses.states`` holds the place in front of the real heads' states.
+    """
+
+    def __init__(self, inner: Backend, accuracies: Accuracies, seed: int = 0) -> None:
+        assert inner.num_heads == len(accuracies.ranks)
+        self._inner, self._conditioned = inner, accuracies.variant == "conditioned"
+        self.script = Script(accuracies, inner.num_vocab, seed)
+        self._num_requests = 0
+        self.num_cells, self.max_rows = inner.num_cells, inner.max_rows
+        self.max_sequences, self.max_position = inner.max_sequences, inner.max_position
+        self.eog_ids, self.num_vocab = inner.eog_ids, inner.num_vocab
+        self.num_embd, self.skips_hidden_cells = inner.num_embd, inner.skips_hidden_cells
+        self.num_heads, self.window = inner.num_heads, inner.window
+        self.max_guesses = self.script.guesses.shape[-1]
+        self.prefill, self.check_sampling = inner.prefill, inner.check_sampling
+        self.share, self.remove = inner.share, inner.remove
+        self.last_position, self.clear = inner.last_position, inner.clear
+
+    def decode(self, rows: Sequence[BatchRow]) -> Output:
+        """See ``Backend``."""
+        return self._inner.decode(rows)
+
+    def make_sampler(self, params: SamplingParams, prompt: Sequence[int]) -> Sampler:
+        """A sampler at a place of the script that depends on how many came before."""
+        place = self._num_requests * _STRIDE % SCRIPT_LENGTH
+        self._num_requests += 1
+        return ReplaySampler(self._inner.make_sampler(params, prompt), self.script, place)
+
+    def propose(self, state: DraftState) -> Guesses:
+        """What the real heads compute, with the script's outcome."""
+        computed = self._inner.propose(state)
+        places = state.hidden[:, 0, 0].astype(np.int32) % SCRIPT_LENGTH
+        return self._replace(computed, places, 1)
+
+    def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
+        """See ``Backend``; guesses below a wrong token are as good, nobody will look at them."""
+        computed = self._inner.deepen(np.ascontiguousarray(states[:, 1:]), tokens, depth)
+        return self._replace(computed, states[:, 0].astype(np.int32), depth)
+
+    def _replace(self, computed: Guesses, places: Ints, depth: int) -> Guesses:
+        if not self._conditioned:
+            guesses = self.script.guesses[places]
+            return Guesses(guesses, np.broadcast_to(self.script.probs, guesses.shape))
+        assert computed.states is not None
+        guesses = self.script.guesses[places, depth - 1][:, None]
+        probs = np.broadcast_to(self.script.probs[depth - 1], guesses.shape)
+        marks = places.astype(np.float32)[:, None]
+        return Guesses(guesses, probs, np.hstack([marks, computed.states]))
