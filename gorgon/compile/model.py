@@ -25,7 +25,8 @@ from gorgon.compile.report import Row
 from gorgon.compile.source import Source, find, half_or_own_type, sha256, unquantised
 from gorgon.compile.workspace import Stage, Workspace, key_of, open_workspace, write_json
 from gorgon.errors import CompileError
-from gorgon.llama.gguf import GgufFile, num_elements
+from gorgon.llama.gguf import MAGIC, GgufFile, num_elements
+from gorgon.llama.heads_file import open_heads, read_info
 from gorgon.llama.model import inspect
 from gorgon.llama.quantize import UNQUANTISED, Quantization
 
@@ -172,7 +173,12 @@ class Compilation:
             return None
         target = self._workspace.path(HEADS_NAME)
         with stage(self._console, "compiling the heads"):
-            compile_heads(given, model, target, self._order.heads_type, None)
+            if _is_gguf(given):
+                with open_heads(given) as file:
+                    read_info(file, inspect(model))
+                shutil.copyfile(given, target)
+            else:
+                compile_heads(given, model, target, self._order.heads_type, None)
         return target
 
     def _measure(self, model: Path) -> list[Row]:
@@ -248,6 +254,13 @@ class Compilation:
             details=details,
         )
         write_json(self._workspace.path(NAME), manifest.as_json())
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _bits_per_weight(path: Path) -> float:

@@ -71,17 +71,18 @@ def test_logits_are_those_of_transformers(
     found = context.decode(rows).logits.copy()
     context.close()
     error = np.abs(found - expected).max() / np.abs(expected).max()
-    # Products in F16 against F32: 2^-11 a product; docs/compile.md has the measured value.
+    # Weights rounded alike, products in F16 against F32: 1.7e-3 here (docs/compile.md).
     assert error < 5e-3
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.97
 
 
 def test_heads_go_through_compile_serve_and_compare(
-    vicuna: Path, converter_python: Path, tmp_path: Path, console: Console
+    vicuna: Path, model: Model, converter_python: Path, tmp_path: Path, console: Console
 ) -> None:
+    prompt = json.dumps(model.tokenize("Why?", add_special=True, parse_special=False))
     heads = tmp_path / "medusa_lm_head.safetensors"
-    run_vicuna(converter_python, "heads", str(vicuna), str(heads))
-    order = Order(str(vicuna), tmp_path / "out", Quantization("Q8_0"), heads=heads, num_tokens=0)
+    run_vicuna(converter_python, "heads", str(vicuna), prompt, str(heads))
+    order = Order(str(vicuna), tmp_path / "out", Quantization("F16"), heads=heads, num_tokens=0)
     found = manifest.read(compile_model(order, console))
     assert found.heads is not None
     settings = EngineSettings(model=found.model, heads=found.heads, threads=1, num_cells=1024)
@@ -89,7 +90,7 @@ def test_heads_go_through_compile_serve_and_compare(
     with TestClient(app) as client:
         service: Service = app.state.service
         service.worker.wait_loaded(120)
-        body = {"prompt": "Why?", "max_length": 48, "tree": [[0], [0, 0], [0, 0, 0]]}
+        body = {"prompt": "Why?", "max_length": 40, "chat": False, "tree": [[0], [0, 0]]}
         answer = client.post("/compare", json=body).json()
     assert answer["medusa"]["acceptance_rate"] > 0
     assert answer["same_text"]

@@ -1,8 +1,8 @@
 """Makes a LlamaForCausalLM with Vicuna's config scaled down; run by the converter's Python.
 
 ``python vicuna.py model FOLDER [SHAPE]`` trains a SentencePiece tokenizer as Llama's and writes
-the checkpoint; ``logits FOLDER IDS OUT`` and ``heads FOLDER OUT`` are what transformers says of it
-and Medusa heads trained on it, in released naming.
+the checkpoint; ``logits FOLDER IDS OUT`` and ``heads FOLDER IDS OUT`` are what transformers says
+of it and Medusa heads trained on it, in released naming.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHAPES = {
 NUM_ATTENTION_HEADS = {"tiny": 4, "7b": 32}
 VOCAB = {"tiny": 1024, "7b": 32000}
 ROOT = Path(__file__).parent.parent.parent
-NUM_HEADS = 3
+NUM_HEADS = 2
 
 
 def make_tokenizer(folder: Path, vocab_size: int) -> None:
@@ -101,24 +101,25 @@ def write_logits(folder: Path, ids: list[int], target: Path) -> None:
         np.save(target, model(torch.tensor([ids])).logits[0].numpy())
 
 
-def write_heads(folder: Path, target: Path) -> None:
-    """Heads with their own output matrices, trained on the model's greedy text."""
+def write_heads(folder: Path, ids: list[int], target: Path) -> None:
+    """Heads with their own output matrices, trained on the model's greedy text after ``ids``."""
     torch.manual_seed(1)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     width, vocab = model.config.hidden_size, model.config.vocab_size
-    with torch.inference_mode():
-        prompts = torch.randint(3, vocab, (16, 8))
-        ids = model.generate(prompts, max_new_tokens=120, do_sample=False, min_new_tokens=120)
-        hidden = model.model(ids).last_hidden_state[:, 8:].clone()
+    with torch.no_grad():
+        text = model.generate(
+            torch.tensor([ids]), max_new_tokens=40, do_sample=False, min_new_tokens=40
+        )
+        hidden = model.model(text).last_hidden_state.clone()
     linear = nn.ModuleList(nn.Linear(width, width) for _ in range(NUM_HEADS))
     output = nn.ModuleList(nn.Linear(width, vocab, bias=False) for _ in range(NUM_HEADS))
-    optimizer = torch.optim.AdamW([*linear.parameters(), *output.parameters()], 1e-3)
-    for _ in range(60):
+    optimizer = torch.optim.AdamW([*linear.parameters(), *output.parameters()], 3e-3)
+    for _ in range(80):
         loss = torch.zeros(())
         for i in range(NUM_HEADS):
             state = hidden[:, : -2 - i]
             logits = output[i](state + nn.functional.silu(linear[i](state)))
-            wanted = ids[:, 8 + 2 + i :]
+            wanted = text[:, 2 + i :]
             loss = loss + nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -133,13 +134,13 @@ def write_heads(folder: Path, target: Path) -> None:
 
 def main(verb: str, folder: str, *rest: str) -> None:
     """See above."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     if verb == "model":
         make_model(Path(folder), *(rest or ["tiny"]))
     elif verb == "logits":
         write_logits(Path(folder), json.loads(rest[0]), Path(rest[1]))
     else:
-        write_heads(Path(folder), Path(rest[0]))
+        write_heads(Path(folder), json.loads(rest[0]), Path(rest[1]))
 
 
 if __name__ == "__main__":
