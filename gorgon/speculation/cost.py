@@ -5,6 +5,7 @@ Knows numbers only; who measures and where the numbers are kept is elsewhere.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class StepCost:
         self.times, self.max_tokens = times, max_tokens
         self._change, self._last = change, 1
         n = np.arange(1, max_tokens + 1)
-        self._contexts = np.array(times.contexts, np.float64)
+        self._contexts = times.contexts
         self._table = np.stack([_extend(np.array(times.sizes), row, n) for row in times.seconds])
         self._drift = 0.0
         self._deviation = np.zeros(max_tokens)
@@ -96,7 +97,10 @@ class StepCost:
         if num_tokens != self._last:
             seconds = max(seconds - self._change, 0.5 * seconds)
         self._last = num_tokens
-        expected = self._at(context)[i] * math.exp(self._deviation[i] + self._drift)
+        above, part = self._place(context)
+        low = float(self._table[above - 1, i])
+        known = max(low + part * (float(self._table[above, i]) - low), 0.5 * low)
+        expected = known * math.exp(self._deviation[i] + self._drift)
         error = math.log(seconds / expected)
         error = min(max(error, -_MAX_DEVIATION), _MAX_DEVIATION)
         self._drift += _DRIFT_RATE * error
@@ -104,15 +108,19 @@ class StepCost:
 
     def _at(self, context: float) -> Floats:
         """The measured curve at ``context``, without what was learnt since."""
-        if len(self._contexts) == 1:
-            first: Floats = self._table[0]
-            return first
-        upper = int(np.searchsorted(self._contexts, context).clip(1, len(self._contexts) - 1))
-        low, high = self._contexts[upper - 1], self._contexts[upper]
-        part = (max(context, self._contexts[0]) - low) / (high - low)
-        below = self._table[upper - 1]
-        line: Floats = np.maximum(below + part * (self._table[upper] - below), 0.5 * below)
+        above, part = self._place(context)
+        below = self._table[above - 1]
+        line: Floats = np.maximum(below + part * (self._table[above] - below), 0.5 * below)
         return line
+
+    def _place(self, context: float) -> tuple[int, float]:
+        """The measured context above ``context``, and where between it and the one below."""
+        contexts = self._contexts
+        if len(contexts) == 1:
+            return 0, 0.0
+        above = min(max(bisect.bisect_left(contexts, context), 1), len(contexts) - 1)
+        low, high = contexts[above - 1], contexts[above]
+        return above, (max(context, contexts[0]) - low) / (high - low)
 
 
 @dataclass(slots=True)
