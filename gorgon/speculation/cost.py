@@ -81,12 +81,13 @@ class StepCost:
     def next_seconds(self, context: float) -> Floats:
         """t(n) for the step after the last one observed, a change of n counted in.
 
-        Half of it: a size that is better stays better, so its change is paid once, not by step.
+        All of it, so that a size is left only for one that makes up for the change at once: where
+        graphs are captured anew, going back and forth costs more than any draft brings.
         """
         curve = self.seconds(context)
         if self._change > 0:
-            curve[1:] += 0.5 * self._change
-            curve[self._last] -= 0.5 * self._change
+            curve[1:] += self._change
+            curve[self._last] -= self._change
         return curve
 
     def observe(self, num_tokens: int, context: float, seconds: float) -> None:

@@ -63,7 +63,7 @@ def test_a_change_of_size_is_counted_in() -> None:
     cost.observe(4, 0, 17.0)
     curve = cost.next_seconds(0)
     assert curve[4] == pytest.approx(13.0, rel=0.01)
-    assert curve[3] == pytest.approx(14.0, rel=0.01)
+    assert curve[3] == pytest.approx(16.0, rel=0.01)
 
 
 def test_noise_does_not_make_more_tokens_cheaper_but_a_real_dip_stays() -> None:
