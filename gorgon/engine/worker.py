@@ -142,6 +142,11 @@ class Worker:
             self._inbox.put(lambda: _fulfil(future, lambda: read(self.engine)))
         return future
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs; it may be inside llama.cpp long after ``stop`` gave up."""
+        return self._thread.is_alive()
+
     def drain(self) -> None:
         """Take no new requests; running ones finish."""
         if self.state is WorkerState.READY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from gorgon.server.app import Service, create_app
 
 logger = logging.getLogger("gorgon.server")
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _LAST_WORDS = 5  # seconds for answers on their way after draining
 
 
@@ -75,9 +77,22 @@ def run(engine: EngineSettings, server: ServerSettings) -> None:
         target=_announce, args=(service.worker, uvicorn_server, server), daemon=True
     )
     watcher.start()
-    uvicorn_server.run()
+    try:
+        uvicorn_server.run()
+    finally:
+        _end_if_stuck(service.worker)
     if service.worker.error is not None:
         raise service.worker.error
+
+
+def _end_if_stuck(worker: Worker) -> None:
+    """Leave at once while the worker is still inside llama.cpp: loading cannot be interrupted.
+
+    Python must not take its libraries down around a thread that runs in them.
+    """
+    if worker.is_alive:
+        logging.shutdown()
+        os._exit(_INTERRUPTED)
 
 
 def _announce(worker: Worker, uvicorn_server: uvicorn.Server, server: ServerSettings) -> None:
