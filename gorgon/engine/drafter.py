@@ -131,7 +131,7 @@ class Drafter:
         candidates = Candidates(roots, [sequence.num_remaining - 1 for sequence in sequences])
         self._add_fixed(candidates, sequences, limits.drafts)
         free = [i for i, s in enumerate(sequences) if s.shape is None and s.num_remaining > 1]
-        curve = self.cost.next_seconds(context, len(roots))[: len(roots) + limits.drafts + 1]
+        curve = self.cost.next_seconds(context)[: len(roots) + limits.drafts + 1]
         step = DraftStep(candidates, sequences, free, curve)
         if free:
             self._add_lookups(step)

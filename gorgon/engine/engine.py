@@ -194,7 +194,7 @@ class Engine:
         self._learn(placements, accepted, output)
         self.times.heads = self.drafter.heads_time
         seconds = time.perf_counter() - began - self.times.heads
-        self.drafter.cost.observe(len(rows), context, seconds, len(sequences))
+        self.drafter.cost.observe(len(rows), context, seconds)
         return [self._update(p, a, output) for p, a in zip(placements, accepted, strict=True)]
 
     def _forward(self, rows: list[BatchRow]) -> Output:

@@ -17,9 +17,6 @@ Floats = npt.NDArray[np.float64]
 
 _DRIFT_RATE = 0.05  # of what one step deviates, taken into the whole curve
 _SHAPE_RATE = 0.03  # and into its own n
-_EXTRA_RATE = 0.05  # of what a drafting step deviates, into the extra cost of drafting
-_EXTRA_DECAY = 0.998  # a step, so that drafting is tried again
-_MAX_EXTRA = 0.5
 _MAX_DEVIATION = math.log(2.0)  # a step that was interrupted says no more than this
 
 
@@ -46,10 +43,8 @@ class StepCost:
     """t(n) at any context, kept true by what steps really take.
 
     The estimate is the measured curve times a drift common to all n (a busy or throttled machine)
-    and a deviation of each n. Steps with drafts have an extra factor of their own, for each size of
-    the batch: trees, their bookkeeping and several requests' attention cost more than the plain
-    steps that were measured, and would else pass for a slow machine. Contexts between measured
-    ones are interpolated, sizes beyond the largest extrapolated by the curve's last slope.
+    and a deviation of each n. Contexts between measured ones are interpolated, sizes beyond the
+    largest extrapolated by the curve's last slope.
 
     Args:
         times: the measurement.
@@ -72,7 +67,6 @@ class StepCost:
         self._contexts = times.contexts
         self._table = np.stack([_extend(np.array(times.sizes), row, n) for row in times.seconds])
         self._drift = 0.0
-        self._extra: dict[int, float] = {}
         self._deviation = np.zeros(max_tokens)
         self._size_of = _round_up(n, batch_sizes) - 1
 
@@ -84,23 +78,20 @@ class StepCost:
         curve[1:] = known[self._size_of]
         return curve
 
-    def next_seconds(self, context: float, num_roots: int = 1) -> Floats:
-        """t(n) for the step after the last one observed: drafts and a change of n counted in.
+    def next_seconds(self, context: float) -> Floats:
+        """t(n) for the step after the last one observed, a change of n counted in.
 
         All of it, so that a size is left only for one that makes up for the change at once: where
         graphs are captured anew, going back and forth costs more than any draft brings.
         """
         curve = self.seconds(context)
-        curve[num_roots + 1 :] *= math.exp(self._extra.get(num_roots.bit_length(), 0.0))
         if self._change > 0:
             curve[1:] += self._change
             curve[self._last] -= self._change
         return curve
 
-    def observe(
-        self, num_tokens: int, context: float, seconds: float, num_roots: int | None = None
-    ) -> None:
-        """Learn from a step of ``num_tokens`` that took ``seconds``; all roots if not said."""
+    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+        """Learn from a step of ``num_tokens`` that took ``seconds``."""
         if not 1 <= num_tokens <= self.max_tokens or seconds <= 0:
             return
         i = self._size_of[num_tokens - 1]
@@ -110,19 +101,11 @@ class StepCost:
         above, part = self._place(context)
         low = float(self._table[above - 1, i])
         known = max(low + part * (float(self._table[above, i]) - low), 0.5 * low)
-        roots = num_tokens if num_roots is None else num_roots
-        size, is_plain = roots.bit_length(), num_tokens <= roots
-        extra = self._extra.get(size, 0.0)
-        stated = self._deviation[i] + self._drift + (0.0 if is_plain else extra)
-        error = math.log(seconds / known) - stated
+        expected = known * math.exp(self._deviation[i] + self._drift)
+        error = math.log(seconds / expected)
         error = min(max(error, -_MAX_DEVIATION), _MAX_DEVIATION)
-        if is_plain:
-            self._drift += _DRIFT_RATE * error
-            self._deviation[i] += _SHAPE_RATE * error
-            self._extra[size] = extra * _EXTRA_DECAY
-        else:
-            extra = extra * _EXTRA_DECAY + _EXTRA_RATE * error
-            self._extra[size] = min(max(extra, 0.0), _MAX_EXTRA)
+        self._drift += _DRIFT_RATE * error
+        self._deviation[i] += _SHAPE_RATE * error
 
     def _at(self, context: float) -> Floats:
         """The measured curve at ``context``, without what was learnt since."""

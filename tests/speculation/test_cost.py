@@ -88,15 +88,3 @@ def test_a_call_follows_what_calls_take() -> None:
         cost.observe(2, 4.0)
     assert cost.at(2) == pytest.approx(4.0, rel=0.02)
     assert cost.at(4) == pytest.approx(6.0, rel=0.02)
-
-
-def test_steps_with_drafts_that_cost_more_do_not_pass_for_a_slow_machine() -> None:
-    cost = StepCost(line(), 16)
-    for _ in range(100):
-        cost.observe(4, 0, 1.3 * 13.0, num_roots=1)
-    assert cost.next_seconds(0)[1] == pytest.approx(10.0)
-    assert cost.next_seconds(0)[4] == pytest.approx(1.3 * 13.0, rel=0.05)
-    assert cost.next_seconds(0, num_roots=8)[9] == pytest.approx(18.0)
-    for _ in range(1000):
-        cost.observe(1, 0, 10.0, num_roots=1)
-    assert cost.next_seconds(0)[4] < 1.05 * 13.0, "drafting is tried again"
