@@ -1,6 +1,7 @@
-"""llama.cpp by itself: `llama_decode` in a loop, one token a pass and stream, nothing around it.
+"""`llama_decode` in a loop, one token a pass and stream, nothing around it.
 
-The floor under every engine in process: no scheduler, no trees, no heads, stock kernels.
+The floor under every engine in process: no scheduler, no trees, no heads. On a CPU it computes with
+the kernels that the process has: ours, unless `GORGON_KERNELS=0` leaves them out.
 """
 
 from __future__ import annotations
