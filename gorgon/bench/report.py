@@ -69,8 +69,7 @@ def _setup(document: Document) -> str:
         "",
         f"{work.num_prompts} prompts of {work.prompts}, {length} new tokens, "
         f"{work.repeats} repeat(s), {work.waves} requests per client and block, seed {work.seed}; "
-        f"every round of prompts went to every party in turns. The client itself used "
-        f"{100 * document.client_core_share:.1f} % of a core.",
+        f"every round of prompts went to every party in turns. {_client_cost(document)}",
         "",
         table(
             ["party", "version", "settings", "resident MB"],
@@ -78,6 +77,12 @@ def _setup(document: Document) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _client_cost(document: Document) -> str:
+    if any(party.kind in ("engine", "llama.cpp") for party in document.parties):
+        return "Engines ran in the client's own process."
+    return f"The client itself used {100 * document.client_core_share:.1f} % of a core."
 
 
 def _party_cells(party: PartyInfo) -> list[str]:
