@@ -22,9 +22,10 @@ from gorgon.server.failures import add_error_handlers
 from gorgon.server.generation import Generator
 from gorgon.server.guard import BodyLimit, Keys, RequestLog
 from gorgon.server.live import live_router
-from gorgon.server.metrics import Metrics
-from gorgon.server.openai_api import OpenAi
-from gorgon.server.openai_routes import metrics_router, openai_router
+from gorgon.server.metrics.recorder import Recorder
+from gorgon.server.metrics.routes import metrics_router
+from gorgon.server.openai.api import OpenAi
+from gorgon.server.openai.routes import openai_router
 from gorgon.server.page import page_router
 from gorgon.server.schemas import (
     ERROR_RESPONSES,
@@ -46,8 +47,8 @@ class Service:
         self._loaded: Loaded | None = None
         self._generator: Generator | None = None
         self._openai: OpenAi | None = None
-        self.metrics = Metrics()
-        self.worker = Worker(self._load, lambda _: self._close(), self.metrics)
+        self.recorder = Recorder()
+        self.worker = Worker(self._load, lambda _: self._close(), self.recorder)
 
     def _load(self) -> Engine:
         self._loaded = load(self._settings)
@@ -130,13 +131,13 @@ def create_app(engine: EngineSettings, server: ServerSettings) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(RequestLog, observe=service.metrics.observe_answer)
+    app.add_middleware(RequestLog, observe=service.recorder.observe_answer)
     add_error_handlers(app)
     _add_routes(app, service)
     app.include_router(live_router(lambda: service.generator))
     app.include_router(page_router())
     app.include_router(openai_router(lambda: service.openai, server))
-    app.include_router(metrics_router(service.worker, service.metrics))
+    app.include_router(metrics_router(service.worker, service.recorder))
     add_docs(app)
     return app
 

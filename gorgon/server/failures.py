@@ -55,13 +55,18 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def failure(error: GorgonError, headers: dict[str, str] | None = None) -> JSONResponse:
     """The answer to an error of ours."""
-    field = error.field if isinstance(error, RequestError) else None
     headers = dict(headers or {})
     if isinstance(error, QueueFullError):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if isinstance(error, NotReadyError):
         headers["Retry-After"] = "5"
-    return status_failure(error.status, str(error), error.code, field, headers)
+    return _answer(error.status, detail(error), headers)
+
+
+def detail(error: GorgonError) -> ErrorDetail:
+    """What the answer says of an error of ours."""
+    field = error.field if isinstance(error, RequestError) else None
+    return _detail(error.status, str(error), error.code, field)
 
 
 def status_failure(
@@ -72,10 +77,17 @@ def status_failure(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """An answer of ``status``."""
+    return _answer(status, _detail(status, message, code, field), headers)
+
+
+def _answer(status: int, detail: ErrorDetail, headers: dict[str, str] | None) -> JSONResponse:
+    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
+
+
+def _detail(status: int, message: str, code: str, field: str | None) -> ErrorDetail:
     kind = "invalid_request_error" if status < 500 else "server_error"
     kind = _TYPES.get(status, kind)
-    detail = ErrorDetail(message=message, type=kind, param=field, code=code)
-    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
+    return ErrorDetail(message=message, type=kind, param=field, code=code)
 
 
 def _deepest(problems: Any) -> dict[str, Any]:

@@ -112,10 +112,10 @@ def test_completions_take_every_form_of_prompt(server: Running) -> None:
     ids = httpx.post(f"{server.url}/tokenize", json={"text": "One, two"}).json()["tokens"]
     text = complete(server).choices[0].text
     assert complete(server, prompt=ids).choices[0].text == text
-    several = complete(server, prompt=["One, two", "A, B"], n=2)
+    several = complete(server, prompt=["One, two", "A, B"], n=2, max_tokens=1)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
-    assert several.choices[0].text == several.choices[1].text == text
-    assert several.usage.completion_tokens == 32
+    assert several.choices[0].text == several.choices[1].text == text[: len(several.choices[0].text)]
+    assert several.usage.completion_tokens == 4
     assert complete(server, prompt=[ids, ids], echo=True).choices[1].text == "One, two" + text
     assert complete(server, echo=True).choices[0].text == "One, two" + text
     chunks = list(complete(server, echo=True, stream=True))

@@ -12,9 +12,9 @@ import pytest
 from gorgon.config import EngineSettings
 from gorgon.errors import RequestError
 from gorgon.llama import gbnf
-from gorgon.server.openai_wire import ChatRequest
+from gorgon.server.openai.bodies import ChatRequest
+from gorgon.server.openai.tools import HERMES, LLAMA, ToolCallReader, tool_format, tool_use
 from gorgon.server.text import ChatPrompt
-from gorgon.server.tools import HERMES, LLAMA, ToolCallReader, tool_format, tool_use
 from tests.server.conftest import Running, serving
 from tests.server.test_text import ByteVocabulary
 

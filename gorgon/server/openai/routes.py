@@ -1,9 +1,7 @@
-"""Routes of ``/v1``, ``/tokenize``, ``/detokenize`` and ``/metrics``."""
+"""Routes of ``/v1``, ``/tokenize`` and ``/detokenize``."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -11,12 +9,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gorgon.config import ServerSettings
-from gorgon.engine.worker import Worker
-from gorgon.errors import NotReadyError
-from gorgon.server import openai_wire as wire
 from gorgon.server.events import EventStream, unless_gone
-from gorgon.server.metrics import CONTENT_TYPE, Metrics, read_state
-from gorgon.server.openai_api import OpenAi
+from gorgon.server.openai import answers
+from gorgon.server.openai.api import OpenAi
+from gorgon.server.openai.bodies import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from gorgon.server.openai.fields import GenerationFields
 
 logger = logging.getLogger("gorgon.server")
 
@@ -37,7 +39,7 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
     """Everything that speaks OpenAI's protocol; ``openai`` raises while there is no model."""
     router = APIRouter()
 
-    async def answer(request: Request, body: wire.GenerationFields, work: Any) -> Any:
+    async def answer(request: Request, body: GenerationFields, work: Any) -> Any:
         _note(request, body, settings)
         reply = await unless_gone(work, request)
         if reply is None:
@@ -50,69 +52,50 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
             logger.info("answer %s", reply.model_dump_json())
         return reply
 
-    @router.post("/v1/chat/completions", response_model=wire.ChatAnswer, responses=_STREAM)
-    async def chat_completions(request: Request, body: wire.ChatRequest) -> Any:
+    @router.post("/v1/chat/completions", response_model=answers.ChatAnswer, responses=_STREAM)
+    async def chat_completions(request: Request, body: ChatRequest) -> Any:
         """Continue a chat; with ``stream`` as server-sent events."""
         api = openai()
         if body.stream:
             _note(request, body, settings)
-            return await _stream(request, api.stream(api.chat_job(body)))
+            return await _stream(request, api.stream(api.job(body)))
         return await answer(request, body, api.chat(body))
 
-    @router.post("/v1/completions", response_model=wire.TextAnswer, responses=_STREAM)
-    async def completions(request: Request, body: wire.CompletionRequest) -> Any:
+    @router.post("/v1/completions", response_model=answers.TextAnswer, responses=_STREAM)
+    async def completions(request: Request, body: CompletionRequest) -> Any:
         """Continue a text as it stands, or several; with ``stream`` as server-sent events."""
         api = openai()
         if body.stream:
             _note(request, body, settings)
-            return await _stream(request, api.stream(api.completion_job(body)))
+            return await _stream(request, api.stream(api.job(body)))
         return await answer(request, body, api.complete(body))
 
-    @router.get("/v1/models", response_model=wire.ModelList)
-    async def models() -> wire.ModelList:
+    @router.get("/v1/models", response_model=answers.ModelList)
+    async def models() -> answers.ModelList:
         """The served model."""
-        return wire.ModelList(data=[openai().card])
+        return answers.ModelList(data=[openai().card])
 
-    @router.get("/v1/models/{model}", response_model=wire.ModelCard)
-    async def model(model: str) -> wire.ModelCard:
+    @router.get("/v1/models/{model}", response_model=answers.ModelCard)
+    async def model(model: str) -> answers.ModelCard:
         """The served model by its name."""
         api = openai()
         api.check_model(model)
         return api.card
 
-    @router.post("/tokenize", response_model=wire.TokenizeAnswer)
-    async def tokenize(body: wire.TokenizeRequest) -> wire.TokenizeAnswer:
+    @router.post("/tokenize", response_model=answers.TokenizeAnswer)
+    async def tokenize(body: TokenizeRequest) -> answers.TokenizeAnswer:
         """Token ids of a text, or of a chat as the model sees it."""
         return openai().tokenize(body)
 
-    @router.post("/detokenize", response_model=wire.DetokenizeAnswer)
-    async def detokenize(body: wire.DetokenizeRequest) -> wire.DetokenizeAnswer:
+    @router.post("/detokenize", response_model=answers.DetokenizeAnswer)
+    async def detokenize(body: DetokenizeRequest) -> answers.DetokenizeAnswer:
         """The text of token ids."""
         return openai().detokenize(body)
 
     return router
 
 
-def metrics_router(worker: Worker, metrics: Metrics) -> APIRouter:
-    """``/metrics`` in Prometheus' text format."""
-    router = APIRouter()
-
-    @router.get(
-        "/metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"example": "gorgon_running 0.0\n"}}}},
-    )
-    async def read_metrics() -> Response:
-        """Counters, histograms and gauges of this server."""
-        state = None
-        with contextlib.suppress(NotReadyError):
-            state = await asyncio.wrap_future(worker.inspect(read_state))
-        return Response(metrics.render(state), media_type=CONTENT_TYPE)
-
-    return router
-
-
-def _note(request: Request, body: wire.GenerationFields, settings: ServerSettings) -> None:
+def _note(request: Request, body: GenerationFields, settings: ServerSettings) -> None:
     """Facts for the log line; the prompt only where the operator wants it."""
     request.state.facts = {"stream": bool(body.stream)}
     if body.user is not None:

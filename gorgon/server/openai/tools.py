@@ -14,7 +14,8 @@ from typing import Any
 
 from gorgon.errors import RequestError
 from gorgon.server.json_schema import Grammar, literal
-from gorgon.server.openai_wire import ChatRequest, Function, FunctionCall, NamedTool, ToolCall
+from gorgon.server.openai.bodies import ChatRequest, Function, NamedTool
+from gorgon.server.openai.messages import FunctionCall, ToolCall
 from gorgon.server.text import ChatPrompt
 
 

@@ -1,0 +1,1 @@
+"""Prometheus series of one server; docs/api.md lists them."""
