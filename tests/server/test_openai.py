@@ -114,7 +114,8 @@ def test_completions_take_every_form_of_prompt(server: Running) -> None:
     assert complete(server, prompt=ids).choices[0].text == text
     several = complete(server, prompt=["One, two", "A, B"], n=2, max_tokens=1)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
-    assert several.choices[0].text == several.choices[1].text == text[: len(several.choices[0].text)]
+    first = several.choices[0].text
+    assert first == several.choices[1].text == text[: len(first)] != ""
     assert several.usage.completion_tokens == 4
     assert complete(server, prompt=[ids, ids], echo=True).choices[1].text == "One, two" + text
     assert complete(server, echo=True).choices[0].text == "One, two" + text
