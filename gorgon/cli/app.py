@@ -1,0 +1,77 @@
+"""The verbs put together, and how errors reach the terminal: one line, exit code not 0."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from gorgon.cli.bench import bench
+from gorgon.cli.compile import compile_app
+from gorgon.cli.generate import generate
+from gorgon.cli.serve import serve
+from gorgon.cli.train import train
+from gorgon.cli.tune import tune
+from gorgon.errors import GorgonError
+
+# Libraries of the extras: what only the offline verbs import.
+OPTIONAL = {"gguf", "matplotlib", "safetensors", "torch"}
+
+app = typer.Typer(
+    help="Large language models with Medusa heads on llama.cpp.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _start(verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+    )
+
+
+app.command()(serve)
+app.command()(generate)
+app.add_typer(
+    compile_app,
+    name="compile",
+    help="Make a model, or heads, ready to serve; 'compile SRC' is 'compile model SRC'.",
+)
+app.command()(train)
+app.command()(tune)
+app.command()(bench)
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line and exit code 1."""
+    try:
+        app()
+    except GorgonError as error:
+        _end(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in OPTIONAL:
+            raise
+        _end(
+            f"this needs {error.name}, which serving does not: run scripts/setup --dev"
+            " (--train for training) or install the extras of this package"
+        )
+    except KeyboardInterrupt:
+        _end("stopped", 130)
+    except ValidationError as error:  # a setting out of range
+        _end(_one_line(error))
+
+
+def _end(reason: str, code: int = 1) -> None:
+    print(f"gorgon: {reason}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return f"{name}: {first['msg']} (got {first['input']!r})"
