@@ -18,6 +18,7 @@ from gorgon.engine.logprobs import token_logprob
 from gorgon.engine.pool import Placement, SequencePool
 from gorgon.engine.scheduler import Scheduler, Waiting
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.shared_prompts import SharedPrompts
 from gorgon.engine.trace import trace_tree
 from gorgon.errors import GorgonError, QueueFullError, RequestError
 from gorgon.request import FinishReason, Request, RequestStats, StepResult, TokenLogprob
@@ -74,6 +75,7 @@ class Engine:
             self.backend, self.settings.cached_cells, self.settings.trash_cells
         )
         self.scheduler = Scheduler(self.backend, self.settings)
+        self.prompts = SharedPrompts(self.scheduler.running, self.pool)
 
     @property
     def max_length(self) -> int:
@@ -116,6 +118,7 @@ class Engine:
         self.times = StepTimes()
         results = self._expire(began)
         self.scheduler.admit(self._start)
+        self.prompts.take_over()
         plan = self.scheduler.plan()
         results += self._prefill(plan.prompts)
         decoding = [s for s in plan.decoding if s in self.scheduler.running]
@@ -164,6 +167,7 @@ class Engine:
             cached_tokens=len(cells),
         )
         self.pool.start(sequence)
+        self.prompts.follow(sequence)
         self.drafter.start(sequence)
         return sequence
 
@@ -305,6 +309,7 @@ class Engine:
 
     def _end(self, sequence: Sequence, keep: bool) -> None:
         self.scheduler.finish(sequence)
+        self.prompts.leave(sequence, keep)
         self.pool.release(sequence, keep)
         self.drafter.end(sequence)
         sequence.sampler.close()

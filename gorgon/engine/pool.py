@@ -96,6 +96,16 @@ class SequencePool:
         self.cells.share(cells)
         return sequence_id, cells
 
+    def adopt(self, sequence: Sequence, leader: Sequence, length: int) -> None:
+        """Give ``sequence`` what ``leader`` has computed of the ``length`` tokens they share."""
+        start, end = sequence.num_computed, min(leader.num_computed, length)
+        if start < end:
+            cells = leader.cells[start:end]
+            self._backend.share(leader.id, sequence.id, start, end)
+            self.cells.share(cells)
+            sequence.cells += cells
+            sequence.cached_tokens += len(cells)
+
     def start(self, sequence: Sequence) -> None:
         """Count ``sequence`` as running."""
         self._running.append(sequence)

@@ -105,11 +105,16 @@ class Scheduler:
         return self._backend.num_cells - answers
 
     def plan(self) -> Plan:
-        """Prompt chunks in order of admission up to the step's budget, then who can decode."""
+        """Prompt chunks in order of admission up to the step's budget, then who can decode.
+
+        Who follows another request has neither until that one has computed what both share.
+        """
         plan = Plan()
         idle = all(sequence.num_behind > 1 for sequence in self.running)
         budget = self._settings.prefill_batch if idle else self._settings.prefill_chunk
         for sequence in self.running:
+            if sequence.leader is not None:
+                continue
             behind = sequence.num_behind - 1
             count = min(behind, budget)
             if count > 0:

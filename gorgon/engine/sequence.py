@@ -4,7 +4,7 @@
     cells       c c c c c c c c c |          num_computed = len(cells)
 
 A request decodes when exactly one known token is not computed yet: the root of its next tree.
-With more than one it has prompt to catch up on.
+With more than one it has prompt to catch up on, or waits while another computes the same prompt.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Sequence:
     [1 + window, num_embd], are the states after the final norm at the last computed positions,
     the latest first, zeros where they are not known; None before the first step. ``match`` and
     ``guesses`` are what lookup and heads said of the token after the root, until it is known.
+    ``leader`` computes the first ``num_shared`` tokens of this prompt too; they are taken over.
     """
 
     request: Request
@@ -52,6 +53,8 @@ class Sequence:
     tokens: list[int]
     cells: list[int]
     cached_tokens: int = 0
+    leader: Sequence | None = None
+    num_shared: int = 0
     sides: list[Side] = field(default_factory=list)
     hidden: Floats | None = None
     occurrences: Occurrences = field(default_factory=Occurrences)

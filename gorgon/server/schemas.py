@@ -107,7 +107,9 @@ class GenerateResponse(BaseModel):
     ]
     finish_reason: FinishReason
     prompt_tokens: int
-    cached_tokens: Annotated[int, Field(description="prompt tokens found in the prefix cache")]
+    cached_tokens: Annotated[
+        int, Field(description="prompt tokens that earlier or other requests had computed")
+    ]
     steps: Annotated[int, Field(description="forward passes that gave tokens")]
     tokens_per_step: float
     drafted: int

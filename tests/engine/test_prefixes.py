@@ -7,7 +7,7 @@ import numpy as np
 from gorgon.engine.prefixes import Prefix, PrefixCache, common_length
 from gorgon.request import SamplingParams
 from tests.engine.driver import BUSH, TEXTS, Answer, Driver, medusa
-from tests.fake import FakeBackend
+from tests.fake import Failures, FakeBackend
 
 TEXT = TEXTS[0]
 
@@ -183,3 +183,81 @@ def test_longest_and_covered() -> None:
     assert cache.oldest() is b
     cache.remove(b)
     assert list(cache) == [c, a]
+
+
+# -- prompts that are still being computed ---------------------------------------------------------
+
+
+def num_rows(driver: Driver) -> int:
+    return sum(driver.backend.row_counts)
+
+
+def test_requests_with_one_prompt_compute_it_once() -> None:
+    driver = Driver()
+    answers = [driver.submit(TEXT[:40], 6, medusa(), SamplingParams(1.0, seed=i)) for i in range(4)]
+    driver.step()
+    assert num_rows(driver) < 40 + 10
+    driver.run()
+    for answer in answers:
+        driver.expect(answer)
+    assert [answer.sure_stats.cached_tokens for answer in answers] == [0, 39, 39, 39]
+    driver.close()
+
+
+def test_what_follows_the_shared_part_is_computed_by_each() -> None:
+    driver = Driver(prefill_batch=8)
+    answers = [driver.submit((*TEXT[:30], i, i, 3), 6) for i in range(3)]
+    driver.run()
+    for answer in answers:
+        driver.expect(answer)
+    assert [answer.sure_stats.cached_tokens for answer in answers] == [0, 30, 30]
+    driver.close()
+
+
+def test_a_running_answer_gives_its_prompt_away() -> None:
+    driver = Driver()
+    first = driver.submit(TEXT[:40], 30)
+    driver.step(3)
+    second = driver.submit(TEXT[:40], 5)
+    results = driver.step()
+    assert {result.request_id for result in results} == {first.request.id, second.request.id}
+    driver.run()
+    assert second.sure_stats.cached_tokens == 39
+    driver.close()
+
+
+def test_followers_of_one_who_leaves_agree_on_another() -> None:
+    driver = Driver(prefill_batch=8)
+    answers = [driver.submit(TEXT[:40], 5) for _ in range(4)]
+    driver.step(2)
+    driver.cancel(answers[0])
+    driver.run()
+    for answer in answers[1:]:
+        driver.expect(answer)
+    assert [answer.sure_stats.cached_tokens for answer in answers[1:]] == [16, 39, 39]
+    driver.close()
+
+
+def test_nothing_is_taken_from_a_prompt_that_failed() -> None:
+    driver = Driver(FakeBackend(failures=Failures(prefills=frozenset([1]))), prefill_batch=8)
+    answers = [driver.submit(TEXT[:40], 5) for _ in range(3)]
+    driver.run()
+    assert answers[0].error is not None
+    for answer in answers[1:]:
+        driver.expect(answer)
+    assert answers[1].sure_stats.cached_tokens == 8
+    driver.close()
+
+
+def test_nobody_waits_for_a_few_tokens_or_against_its_will() -> None:
+    driver = Driver()
+    answers = [
+        driver.submit(TEXT[:18], 5),
+        driver.submit((*TEXT[:12], 31, 31), 5),
+        driver.submit(TEXT[:18], 5, reuse_prefix=False),
+    ]
+    driver.step()
+    assert all(answer.tokens for answer in answers)
+    driver.run()
+    assert [answer.sure_stats.cached_tokens for answer in answers] == [0, 0, 0]
+    driver.close()

@@ -164,6 +164,23 @@ def test_seeds_and_choices(server: Running) -> None:
     assert texts(seed=8)[0] == three[1]
 
 
+def test_choices_share_the_prompt_they_continue(server: Running) -> None:
+    def prompt_tokens_computed() -> float:
+        text = httpx.get(f"{server.url}/metrics").text
+        series = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        found = series["gorgon_prefix_hit_tokens_total"]
+        return float(series["gorgon_prompt_tokens_total"]) - float(found)
+
+    server.wait_idle()
+    before = prompt_tokens_computed()
+    prompt = "Nobody has asked for this text before. " * 20
+    answer = complete(server, prompt=prompt, n=6, temperature=1.0, seed=1, max_tokens=4)
+    server.wait_idle()
+    computed = prompt_tokens_computed() - before
+    assert answer.usage.prompt_tokens > 100
+    assert computed == answer.usage.prompt_tokens + 5  # and each choice its root
+
+
 def test_sampling_fields_matter(server: Running) -> None:
     free = chat(server).choices[0].message.content
     changes: list[dict[str, Any]] = [
