@@ -37,7 +37,7 @@ class EngineSettings(BaseSettings):
         default=None, description="GGUF file; the embedded model if left out"
     )
     heads: Path | None = Field(
-        default=None, description="Medusa heads file; for the embedded model its own if left out"
+        default=None, description="Medusa heads file; if left out, the shipped ones where they fit"
     )
     threads: int = Field(default_factory=_num_cores, ge=1, le=512)
     gpu_layers: int = Field(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gorgon.backend import Backend
 from gorgon.config import EngineSettings
@@ -66,6 +67,7 @@ def load(
     began = time.perf_counter()
     settings = tuned.read(settings)
     backend = LlamaBackend(settings)
+    logger.info("%s", describe_heads(settings, backend.heads_path))
     measured = measure_once(backend, settings)
     cost = StepCost(measured.times, backend.max_rows, measured.change, settings.batch_sizes)
     engine = Engine(wrap(backend), settings, cost)
@@ -83,6 +85,17 @@ def load(
         plain_step.at(32) * 1e3,
     )
     return Loaded(engine, backend, backend.model, plain_step)
+
+
+def describe_heads(settings: EngineSettings, path: Path | None) -> str:
+    """Which heads draft, and why these."""
+    if path is None:
+        return (
+            "no heads for this model: drafts come from the text alone; "
+            "make some with gorgon train, or name a file with --heads"
+        )
+    why = "as asked for" if settings.heads else "shipped, made for this model"
+    return f"heads {path} ({why})"
 
 
 def measure_once(backend: LlamaBackend, settings: EngineSettings) -> Measured:

@@ -14,6 +14,7 @@ from gorgon.llama import kernels
 from gorgon.llama.context import MAX_SEQUENCES, Context
 from gorgon.llama.device import describe_device, on_gpu
 from gorgon.llama.heads import Heads, load_heads
+from gorgon.llama.heads_file import are_made_for
 from gorgon.llama.library import SUPPORTED_VERSION
 from gorgon.llama.model import Model, ModelInfo
 from gorgon.llama.sampler import check_sampling, make_sampler
@@ -45,6 +46,15 @@ def default_model() -> Path:
     raise ModelError(f"the package {DEFAULT_MODEL_PACKAGE} holds no GGUF file; install it again")
 
 
+def shipped_heads(model: ModelInfo) -> Path | None:
+    """The heads that come with Gorgon, if they were made for ``model``, however it is quantised.
+
+    Raises:
+        HeadsError: when the shipped file is damaged.
+    """
+    return DEFAULT_HEADS if are_made_for(DEFAULT_HEADS, model) else None
+
+
 class LlamaBackend:
     """Fulfils ``gorgon.backend.Backend``; owned by one thread.
 
@@ -54,12 +64,11 @@ class LlamaBackend:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        path = settings.model or default_model()
-        heads = settings.heads or (DEFAULT_HEADS if settings.model is None else None)
-        self.model = Model(settings, path)
+        self.model = Model(settings, settings.model or default_model())
         self.context = Context(self.model, settings)
         self.heads: Heads | None = None
         try:
+            self.heads_path = heads = settings.heads or shipped_heads(self.model.info)
             if heads is not None:
                 self.heads = load_heads(heads, self.model.info, settings)
         except HeadsError:

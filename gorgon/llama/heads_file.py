@@ -70,6 +70,16 @@ def open_heads(path: Path) -> GgufFile:
         raise HeadsError(str(error)) from error
 
 
+def are_made_for(path: Path, base: ModelInfo) -> bool:
+    """Whether the heads in ``path`` name ``base`` as their model.
+
+    Raises:
+        HeadsError: when the file is missing or damaged.
+    """
+    with open_heads(path) as file:
+        return file.string("medusa.base.fingerprint") == base.fingerprint
+
+
 def read_info(file: GgufFile, base: ModelInfo) -> HeadsInfo:
     """The keys of ``file``, checked against the base model and the tensors.
 
