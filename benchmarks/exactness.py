@@ -116,6 +116,18 @@ class Recorder:
         self.engine.check_integrity()
         return list(traces.values())
 
+    def run_steadily(self, requests: Sequence[Request], num_running: int) -> list[Trace]:
+        """The same with ``num_running`` at any time: cells are freed and filled beside them."""
+        traces = {request.id: Trace() for request in requests}
+        self.backend.traces = deque(traces.values())
+        scheduler, later = self.engine.scheduler, deque(requests)
+        while later or self.engine.has_work:
+            while later and len(scheduler.running) + len(scheduler.waiting) < num_running:
+                self.engine.submit(later.popleft())
+            self._step(traces)
+        self.engine.check_integrity()
+        return list(traces.values())
+
     def forget(self) -> None:
         """Empty the cache, so that what comes next is alone in it."""
         self.engine.pool.forget_prefixes()
@@ -191,6 +203,17 @@ def compare(
     return tally
 
 
+def compare_under_load(
+    recorder: Recorder, requests: Sequence[Request], references: Sequence[Trace], num_running: int
+) -> Tally:
+    """Run ``requests`` with ``num_running`` at any time, in a cache that is never emptied."""
+    tally = Tally()
+    traces = recorder.run_steadily(requests, num_running)
+    for trace, reference in zip(traces, references, strict=True):
+        tally.add(reference, trace)
+    return tally
+
+
 def plain(recorder: Recorder, requests: Sequence[Request]) -> list[Trace]:
     """Plain decoding of each request alone."""
     traces = []
@@ -201,10 +224,15 @@ def plain(recorder: Recorder, requests: Sequence[Request]) -> list[Trace]:
 
 
 def compare_all(
-    recorder: Recorder, prompts: Sequence[tuple[int, ...]], length: int, report: Report
+    recorder: Recorder,
+    prompts: Sequence[tuple[int, ...]],
+    length: int,
+    samplings: Sequence[str],
+    report: Report,
 ) -> None:
-    """All samplings and trees alone, some in company, and with a prefix found in the cache."""
-    for name, sampling in SAMPLINGS.items():
+    """All trees alone, some in company, under load, and with a prefix found in the cache."""
+    for name in samplings:
+        sampling = SAMPLINGS[name]
         references = plain(recorder, make_requests(prompts, length, sampling, PLAIN, False))
         for tree, speculation in SPECULATIONS.items():
             requests = make_requests(prompts, length, sampling, speculation, False)
@@ -213,6 +241,10 @@ def compare_all(
             if name in ("greedy", "top-k, top-p"):
                 report(f"{name}, {tree}, 8 at once", compare(recorder, requests, references, 8))
         if name == "greedy":
+            for tree, speculation in SPECULATIONS.items():
+                requests = make_requests(prompts, length, sampling, speculation, True)
+                tally = compare_under_load(recorder, requests, references, 8)
+                report(f"{name}, {tree}, always 8", tally)
             compare_second_turns(recorder, prompts, references, length, report)
 
 
@@ -283,6 +315,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64, help="new tokens")
     parser.add_argument("--context", type=int, default=0, help="least length of a prompt")
     parser.add_argument("--cache-type", choices=["f16", "q8_0", "q4_0"], default="f16")
+    parser.add_argument("--samplings", nargs="+", choices=SAMPLINGS, default=list(SAMPLINGS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--no-flash-attention", action="store_true")
     args = parser.parse_args()
@@ -300,7 +333,7 @@ def main() -> None:
         table.add_row(*row(name, tally))
         print(*row(name, tally), sep=" | ", flush=True)
 
-    compare_all(recorder, prompts, args.length, report)
+    compare_all(recorder, prompts, args.length, args.samplings, report)
     console.print(table)
     status = kernels.load()
     attention = "off" if args.no_flash_attention else "on"

@@ -118,6 +118,13 @@ class Backend(Protocol):
         """Whether attention costs a token only the cells that it sees, not all that are used."""
 
     @property
+    def orders_cells(self) -> bool:
+        """Whether attention sums in the order of positions, wherever the tokens lie in the cache.
+
+        If not, the order of cells decides the rounding, and a cell freed too early moves logits.
+        """
+
+    @property
     def num_heads(self) -> int:
         """How many tokens beyond the root the heads look; 0 if there are none."""
 

@@ -81,7 +81,9 @@ class EngineSettings(BaseSettings):
         default=2048, ge=0, description="cells that finished requests may keep as cached prefixes"
     )
     trash_cells: int = Field(
-        default=512, ge=0, description="rejected cells kept in place so that cell order holds"
+        default=512,
+        ge=0,
+        description="rejected cells kept in place so that cell order holds, where it counts",
     )
     measure_seconds: float = Field(
         default=10.0, gt=0, le=600, description="spent at the first start on timing steps"

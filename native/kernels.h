@@ -5,9 +5,10 @@
 
 // Attention of few queries over a cache of cells: out = softmax(scale * q k + mask) v. Strides in bytes.
 //
-// A query sees the cells whose mask is not -inf. They are gathered in order and cut into tiles of 16
-// and chunks of 128 by their rank among the VISIBLE cells, so a result depends on those cells alone:
-// not on holes, on the cache's size, on the other queries, or on the number of threads.
+// A query sees the cells whose mask is not -inf. They are gathered in the order of their positions and
+// cut into tiles of 16 and chunks of 128 by their rank among the VISIBLE cells, so a result depends on
+// the tokens in those cells alone: not on where they lie, on holes, on the cache's size, on the other
+// queries, or on the number of threads. Without positions, the order of the cells counts.
 struct Attention {
     const char * q;     // f32 [num_queries][num_heads][dim_k]
     size_t       q_query, q_head;
@@ -22,6 +23,7 @@ struct Attention {
     float *      out;   // f32 [num_queries][num_heads][dim_v], dense
     int          num_queries, num_heads, num_kv_heads, num_cells, dim_k, dim_v;
     float        scale;
+    const int32_t * positions;  // [num_cells] of the cells' tokens in their texts, or nullptr
 };
 
 constexpr int MAX_HEAD_DIM = 256;  // dim_k, dim_v: multiples of 32 up to here

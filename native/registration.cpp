@@ -2,6 +2,7 @@
 // computes what becomes of them (products, embedding rows), and attention wherever its tensors lie.
 // ggml asks it first about every operation; what it does not claim goes to ggml's own code.
 #include "kernels.h"
+#include "positions.h"
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu-impl.h"
@@ -125,7 +126,8 @@ Attention describe(const ggml_tensor * op) {
     const auto bytes = [](const ggml_tensor * t) { return static_cast<const char *>(t->data); };
     Attention a{bytes(q), q->nb[1], q->nb[2], bytes(k), k->nb[1], k->nb[2], k->type, bytes(v), v->nb[1], v->nb[2], v->type,
                 bytes(mask), mask->nb[1], static_cast<float *>(op->data), static_cast<int>(q->ne[1]), static_cast<int>(q->ne[2]),
-                static_cast<int>(k->ne[2]), static_cast<int>(k->ne[1]), static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]), 0.0f};
+                static_cast<int>(k->ne[2]), static_cast<int>(k->ne[1]), static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]), 0.0f,
+                cache_positions(k, k->ne[1])};
     std::memcpy(&a.scale, op->op_params, sizeof a.scale);
     return a;
 }
@@ -144,6 +146,26 @@ struct FewQueries : ggml::cpu::tensor_traits {
     }
 } few_queries;
 
+// Operations that ggml computes, looked at for the positions of the cells.
+template <void (*note)(const ggml_tensor *)> struct Watch : ggml::cpu::tensor_traits {
+    bool work_size(int, const ggml_tensor *, size_t &) override { return false; }
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        if (params->ith == 0) note(op);
+        return false;
+    }
+};
+Watch<note_positions> watch_rope;
+Watch<note_cells>     watch_cells;
+
+bool tells_positions(const ggml_tensor * op) {
+    return take_attention && op->src[1]->type == GGML_TYPE_I32 && on_host(op->src[1]);
+}
+
+bool tells_cells(const ggml_tensor * op) {
+    return take_attention && (op->type == GGML_TYPE_F16 || op->type == GGML_TYPE_Q8_0) && op->src[1]->type == GGML_TYPE_I64 &&
+           op->ne[2] == 1 && op->ne[3] == 1 && ggml_nrows(op->src[1]) == 1 && on_host(op) && on_host(op->src[1]);
+}
+
 // ---- the buffer type ---------------------------------------------------------------------------
 
 struct Registration : ggml::cpu::extra_buffer_type {
@@ -155,6 +177,8 @@ struct Registration : ggml::cpu::extra_buffer_type {
         switch (op->op) {
             case GGML_OP_MUL_MAT: return is_product(op) ? &product : nullptr;
             case GGML_OP_GET_ROWS: return is_rows(op) ? &rows : nullptr;
+            case GGML_OP_ROPE: return tells_positions(op) ? &watch_rope : nullptr;
+            case GGML_OP_SET_ROWS: return tells_cells(op) ? &watch_cells : nullptr;
             case GGML_OP_FLASH_ATTN_EXT: return take_attention && is_attention(op) ? &few_queries : nullptr;
             default: return nullptr;
         }

@@ -160,6 +160,7 @@ class FakeBackend:
         max_guesses: int = 4,
         conditioned: bool = False,
         window: int = 0,
+        orders_cells: bool = False,
         agreement: float = 0.6,
         failures: Failures | None = None,
     ) -> None:
@@ -170,6 +171,7 @@ class FakeBackend:
         self.num_heads, self.max_guesses = num_heads, max_guesses
         self.conditioned, self.window = conditioned, window
         self.num_embd, self.skips_hidden_cells = _NUM_EMBD, True
+        self.orders_cells = orders_cells
         self.agreement = agreement
         self.failures = failures or Failures()
         self.samplers: list[FakeSampler] = []

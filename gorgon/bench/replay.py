@@ -100,7 +100,8 @@ class ReplayBackend:
         self.num_cells, self.max_rows = inner.num_cells, inner.max_rows
         self.max_sequences, self.max_position = inner.max_sequences, inner.max_position
         self.eog_ids, self.num_vocab = inner.eog_ids, inner.num_vocab
-        self.num_embd, self.skips_hidden_cells = inner.num_embd, inner.skips_hidden_cells
+        self.num_embd, self.orders_cells = inner.num_embd, inner.orders_cells
+        self.skips_hidden_cells = inner.skips_hidden_cells
         self.num_heads, self.window = inner.num_heads, inner.window
         self.max_guesses = self.script.guesses.shape[-1]
         self.prefill, self.check_sampling = inner.prefill, inner.check_sampling

@@ -71,9 +71,8 @@ class Engine:
 
     def _reset(self) -> None:
         self.backend.clear()
-        self.pool = SequencePool(
-            self.backend, self.settings.cached_cells, self.settings.trash_cells
-        )
+        trash_cells = 0 if self.backend.orders_cells else self.settings.trash_cells
+        self.pool = SequencePool(self.backend, self.settings.cached_cells, trash_cells)
         self.scheduler = Scheduler(self.backend, self.settings)
         self.prompts = SharedPrompts(self.scheduler.running, self.pool)
 

@@ -167,6 +167,8 @@ class SequencePool:
             kept: for each placement of a batch the nodes to keep, root first.
         """
         last_kept = max(placement.first_row + path[-1] for placement, path in kept)
+        if not self._max_trash:
+            last_kept = -1
         for placement, path in kept:
             if len(path) < len(placement.tree):
                 self._reject(placement, path, last_kept - placement.first_row)

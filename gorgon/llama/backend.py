@@ -81,7 +81,7 @@ class LlamaBackend:
         self.eog_ids = self.model.eog_ids
         self.num_vocab = self.model.info.num_vocab
         self.num_embd = self.model.info.num_embd
-        self.skips_hidden_cells = settings.flash_attention and _has_native_kernels(settings)
+        self.skips_hidden_cells = self.orders_cells = self._has_native_attention()
         self.identity = _identity(settings, self.model.info, heads)
         self.num_heads = self.heads.num_heads if self.heads else 0
         self.max_guesses = self.heads.top_k if self.heads else 0
@@ -92,6 +92,13 @@ class LlamaBackend:
         self.remove = self.context.remove
         self.last_position = self.context.last_position
         self.clear = self.context.clear
+
+    def _has_native_attention(self) -> bool:
+        """Whether the kernels take this model's attention, seen by decoding a token."""
+        _, before = kernels.num_operations()
+        self.context.prefill([BatchRow(min(self.eog_ids, default=0), 0, (0,))])
+        self.context.clear()
+        return kernels.num_operations()[1] > before
 
     def propose(self, state: DraftState) -> Guesses:
         """See ``Backend``."""

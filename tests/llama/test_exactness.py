@@ -22,10 +22,12 @@ from benchmarks.exactness import (
     Tally,
     Trace,
     compare,
+    compare_under_load,
     make_requests,
     plain,
 )
 from gorgon.config import EngineSettings
+from gorgon.llama import kernels
 from gorgon.request import Request, SamplingParams, SpeculationParams
 from tests.tiny import write_heads, write_model
 
@@ -83,6 +85,11 @@ def test_company_changes_no_bit(recorder: Recorder, sampling: str) -> None:
     expect_same(compare(recorder, requests, wanted, batch=len(requests)))
 
 
+def orders_cells(recorder: Recorder) -> bool:
+    """Whether attention sums in the order of positions, wherever the tokens lie in the cache."""
+    return kernels.load().active and recorder.engine.settings.cache_type != "q4_0"
+
+
 @pytest.mark.parametrize("tree", ["normal", "chain of 3", "tree of 8", "automatic"])
 def test_a_reused_prefix_changes_nothing_but_the_order_of_cells(
     recorder: Recorder, tree: str
@@ -99,7 +106,26 @@ def test_a_reused_prefix_changes_nothing_but_the_order_of_cells(
         (alone,) = plain(recorder, make_requests([longer], LENGTH, sampling, PLAIN, False))
         tally.add(alone, again)
     assert tally.unexplained == 0
-    if tree in ("normal", "chain of 3"):
+    if tree in ("normal", "chain of 3") or orders_cells(recorder):
+        assert tally.same_rows == tally.rows
+
+
+@pytest.mark.parametrize("tree", ["normal", "chain of 3", "tree of 8"])
+@pytest.mark.parametrize("cache", ["f16", "q8_0"])
+def test_a_cache_that_is_always_in_use(files: dict[str, Path], cache: str, tree: str) -> None:
+    """Requests come and go beside each other, so that their tokens fill holes in any order."""
+    recorder = make_recorder(files, cache_type=cache, num_cells=320, cached_cells=64, trash_cells=8)
+    prompts = [tuple((seed * 31 + i * i) % 259 for i in range(4 + seed)) for seed in range(20)]
+    lengths = [LENGTH + 5 * (i % 4) for i in range(20)]
+    requests: list[Request] = []
+    references: list[Request] = []
+    for speculation, found in ((PLAIN, references), (SPECULATIONS[tree], requests)):
+        for i, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+            found.append(Request(str(i), prompt, length, speculation=speculation))
+    tally = compare_under_load(recorder, requests, plain(recorder, references), 4)
+    recorder.backend.close()
+    assert tally.unexplained == 0
+    if orders_cells(recorder):
         assert tally.same_rows == tally.rows
 
 

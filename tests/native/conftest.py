@@ -46,6 +46,7 @@ class AttentionArgs(ctypes.Structure):
         ("dim_k", ctypes.c_int),
         ("dim_v", ctypes.c_int),
         ("scale", ctypes.c_float),
+        ("positions", ctypes.c_void_p),
     )
 
 

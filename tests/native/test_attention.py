@@ -26,6 +26,7 @@ class Case:
     v: Floats
     seen: Mask  # [query][cell]
     kind: int = F16
+    positions: NDArray[np.int32] | None = None  # [cell] of the texts
     keep: list[NDArray[np.generic]] = field(default_factory=list)
 
     def args(self) -> tuple[AttentionArgs, Floats]:
@@ -49,6 +50,8 @@ class Case:
         args.num_queries, args.num_heads, args.num_kv_heads = len(q), self.heads, self.kv_heads
         args.num_cells, args.dim_k, args.dim_v = cells, self.dim, self.dim
         args.scale = self.dim**-0.5
+        if self.positions is not None:
+            args.positions = self.positions.ctypes.data
         return args, np.empty((len(q), self.heads, self.dim), np.float32)
 
     def run(self, isa: str, threads: int = 1) -> Floats:
@@ -130,6 +133,38 @@ def test_bits_depend_on_the_visible_cells_alone(native: Native, isa: str) -> Non
     seen[:, places] = dense.seen
     holes = Case(native, 6, 2, 64, dense.q, k, v, seen)
     np.testing.assert_array_equal(holes.run(isa, 2), dense.run(isa, 1))
+
+
+def scattered(native: Native, dense: Case, seed: int) -> Case:
+    """The tokens of ``dense`` in cells of any order, with the positions that say which."""
+    cells = np.random.default_rng(seed).permutation(len(dense.k))
+    positions = np.empty(len(cells), np.int32)
+    positions[cells] = np.arange(len(cells))
+    k, v, seen = np.empty_like(dense.k), np.empty_like(dense.v), np.empty_like(dense.seen)
+    k[cells], v[cells], seen[:, cells] = dense.k, dense.v, dense.seen
+    return Case(native, 6, 2, 64, dense.q, k, v, seen, positions=positions)
+
+
+def test_bits_do_not_depend_on_the_order_of_the_cells(native: Native, isa: str) -> None:
+    dense = make(native, 4, 333)
+    dense.seen[:] = np.tri(4, 333, 329, dtype=bool)
+    moved = scattered(native, dense, seed=3)
+    np.testing.assert_array_equal(moved.run(isa, 2), dense.run(isa, 1))
+    moved.positions = None
+    assert (moved.run(isa, 2) != dense.run(isa, 1)).any()
+
+
+@pytest.mark.parametrize("wrong", ["unknown", "twice", "with gaps"])
+def test_positions_that_are_no_text_lose_no_cell(native: Native, isa: str, wrong: str) -> None:
+    case = make(native, 3, 200)
+    case.positions = np.random.default_rng(0).permutation(200).astype(np.int32)
+    if wrong == "unknown":
+        case.positions[::7] = -1
+    elif wrong == "twice":
+        case.positions[:] //= 2
+    else:
+        case.positions *= 5
+    np.testing.assert_allclose(case.run(isa, 2), case.run(""), rtol=2e-5, atol=2e-6)
 
 
 def test_instruction_sets_agree(native: Native) -> None:
