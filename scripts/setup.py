@@ -20,8 +20,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -38,6 +39,7 @@ BASE_PYTHON = f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.versio
 LOGS = VENV / "setup"
 STAMP = LOGS / "stamp.json"
 TRAINING = ("torch==2.13.0", "matplotlib>=3.9", "gguf>=0.17")
+COMPILING = ("matplotlib>=3.9", "gguf>=0.17")
 UNFINISHED = LOGS / "unfinished"  # there while pip installs
 
 
@@ -158,13 +160,18 @@ def install_project(task: Task) -> None:
     pip_install(task, "project.log", *options, "--editable", ROOT)
 
 
-def install_training(task: Task) -> None:
-    """PyTorch for ``gorgon train``, in the build that pip chooses for this machine."""
-    command = [str(PYTHON), "-m", "pip", "install", *TRAINING]
+def install_extra(task: Task, log: str, packages: Sequence[str]) -> None:
+    """Packages of an offline verb with what they need, in the build that pip chooses here."""
+    pip = [str(PYTHON), "-m", "pip"]
     if not (VENV / "bin" / "pip").exists():
-        command[1:3] = ["-m", "pip", "--python", str(PYTHON)]
-        command[0] = BASE_PYTHON
-    run(command, LOGS / "training.log", task.read)
+        pip = [BASE_PYTHON, "-m", "pip", "--python", str(PYTHON)]
+    run([*pip, "install", *packages], LOGS / log, task.read)
+
+
+def install_converter() -> None:
+    """llama.cpp's converter in its own environment outside .venv; nothing if it is there."""
+    with Task("the converter (torch and transformers in an environment of their own)") as task:
+        run([str(PYTHON), "-m", "gorgon.compile.converter"], LOGS / "converter.log", task.read)
 
 
 def make_stages(dev: bool) -> list[Stage]:
@@ -198,8 +205,8 @@ def make_stages(dev: bool) -> list[Stage]:
     ]
 
 
-def set_up(dev: bool, train: bool = False) -> None:
-    """Bring .venv up to date.
+def set_up(dev: bool, train: bool = False, compiling: bool = False) -> None:
+    """Bring .venv, and with ``compiling`` the converter's environment, up to date.
 
     Raises:
         SetupError: when a stage fails; the next call begins there.
@@ -212,7 +219,11 @@ def set_up(dev: bool, train: bool = False) -> None:
         write_stamp(STAMP, stamp)
     stages = make_stages(dev)
     if train:
-        stages.append(Stage("training", "PyTorch for training", TRAINING[:1], install_training))
+        install = partial(install_extra, log="training.log", packages=TRAINING)
+        stages.append(Stage("training", "PyTorch for training", TRAINING[:1], install))
+    if compiling:
+        install = partial(install_extra, log="compiling.log", packages=COMPILING)
+        stages.append(Stage("compiling", "packages for compiling", (" ".join(COMPILING),), install))
     for stage in stages:
         if stamp.get(stage.name) in stage.digests:
             continue
@@ -222,6 +233,8 @@ def set_up(dev: bool, train: bool = False) -> None:
             stage.run(task)
         stamp[stage.name] = stage.digests[0]
         write_stamp(STAMP, stamp)
+    if compiling:
+        install_converter()
 
 
 def end_by_signal(number: int, frame: FrameType | None) -> None:
@@ -234,13 +247,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--dev", action="store_true", help="with the tools for lint and tests")
     parser.add_argument("--train", action="store_true", help="with PyTorch, for gorgon train")
+    parser.add_argument("--compile", action="store_true", help="with llama.cpp's converter")
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end_by_signal)
     try:
         with locked(ROOT):
-            set_up(arguments.dev, arguments.train)
+            set_up(arguments.dev, arguments.train, arguments.compile)
     except (SetupError, OSError) as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -143,11 +144,13 @@ def download(python: Path, name: str, on_progress: OnProgress) -> Path:
 def _make(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    pip = [str(target / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-    steps = [
-        [sys.executable, "-m", "venv", str(target)],
-        [*pip, "install", "--only-binary=:all:", "-r", str(REQUIREMENTS)],
-    ]
+    python = str(target / "bin" / "python")
+    # Our own pip where there is one: some systems cannot put theirs into environments.
+    has_pip = importlib.util.find_spec("pip") is not None
+    venv = [sys.executable, "-m", "venv", *(["--without-pip"] if has_pip else []), str(target)]
+    pip = [sys.executable, "-m", "pip", "--python", python] if has_pip else [python, "-m", "pip"]
+    options = ["--disable-pip-version-check", "install", "--only-binary=:all:"]
+    steps = [venv, [*pip, *options, "-r", str(REQUIREMENTS)]]
     try:
         for command in steps:
             ended = child.run(command, lambda line: None, {"PYTHONPATH": ""})
@@ -181,3 +184,17 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def main() -> int:
+    """Install the converter now rather than on first use; ``scripts/setup --compile`` calls it."""
+    try:
+        print(install(Console()))
+    except CompileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
