@@ -323,7 +323,7 @@ def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
     """What the heads read of ``sequences``, whose last states are known."""
     hidden = [sequence.hidden for sequence in sequences if sequence.hidden is not None]
     tokens = [sequence.last_tokens(1 + window) for sequence in sequences]
-    return DraftState(np.stack(hidden), np.stack(tokens))
+    return DraftState(np.array(hidden), np.array(tokens, np.int32))
 
 
 def _can_use_heads(sequence: Sequence) -> bool:

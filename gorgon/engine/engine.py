@@ -287,8 +287,11 @@ class Engine:
         for placement, kept in zip(placements, accepted, strict=True):
             self.drafter.learn(placement.sequence, placement.tree, kept)
             if self.backend.num_heads and placement.sequence.uses_heads:
-                rows = [placement.first_row + node for node in reversed(kept.path[-1 - window :])]
-                placement.sequence.push_hidden(output.hidden[rows], window)
+                latest = [
+                    output.hidden[placement.first_row + node]
+                    for node in reversed(kept.path[-1 - window :])
+                ]
+                placement.sequence.push_hidden(latest, window)
 
     # -- the ends of a request --------------------------------------------------------------------
 

@@ -151,13 +151,9 @@ class SequencePool:
             ids = self._branch_ids(sequence, tree.shape.num_branches)
             cells = self._take_cells(len(tree))
             placements.append(Placement(sequence, tree, len(rows), cells, ids))
-            start, shape = sequence.num_computed, tree.shape
-            rows += [
-                BatchRow(token, start + depth, [ids[branch] for branch in branches])
-                for token, depth, branches in zip(
-                    tree.tokens, shape.depths, shape.branches, strict=True
-                )
-            ]
+            positions = [sequence.num_computed + depth for depth in tree.shape.depths]
+            holders = [[ids[branch] for branch in branches] for branches in tree.shape.branches]
+            rows += map(BatchRow, tree.tokens, positions, holders)
         return rows, placements
 
     def commit(self, kept: list[tuple[Placement, tuple[int, ...]]]) -> None:

@@ -10,11 +10,12 @@ With more than one it has prompt to catch up on, or waits while another computes
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gorgon.backend import Floats, Ints, Sampler
+from gorgon.backend import Floats, Sampler
 from gorgon.request import Request, RequestStats
 from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.lookup import Match, Occurrences
@@ -92,20 +93,18 @@ class Sequence:
         """New tokens that may still come."""
         return self.request.max_tokens - self.num_generated
 
-    def last_tokens(self, count: int) -> Ints:
+    def last_tokens(self, count: int) -> list[int]:
         """The last ``count`` tokens, the latest first; 0 before the start of the text."""
-        tokens = np.zeros(count, np.int32)
-        known = self.tokens[: -count - 1 : -1]
-        tokens[: len(known)] = known
-        return tokens
+        tokens = self.tokens[: -count - 1 : -1]
+        return tokens + [0] * (count - len(tokens))
 
-    def push_hidden(self, latest: Floats, window: int) -> None:
-        """Note the states of the positions computed last, shape [n, num_embd], latest first."""
-        before = np.zeros_like(latest[:0]) if self.hidden is None else self.hidden
-        hidden = np.zeros((1 + window, latest.shape[1]), np.float32)
-        known = np.concatenate([latest, before])[: 1 + window]
-        hidden[: len(known)] = known
-        self.hidden = hidden
+    def push_hidden(self, latest: Seq[Floats], window: int) -> None:
+        """Note the states of the positions computed last, at most 1 + window, latest first."""
+        if self.hidden is None:
+            self.hidden = np.zeros((1 + window, len(latest[0])), np.float32)
+        self.hidden[len(latest) :] = self.hidden[: 1 + window - len(latest)]
+        for place, state in enumerate(latest):
+            self.hidden[place] = state
 
     @property
     def uses_heads(self) -> bool:
@@ -120,10 +119,12 @@ class Sequence:
         """Add one step to the statistics."""
         self.steps += 1
         self.num_drafted += len(tree) - 1
-        self.drafted_by_depth.update(tree.shape.depths[1:])
-        self.drafted_by_source.update(tree.sources[1:])
-        self.accepted_by_depth.update(range(1, len(accepted.path)))
-        self.accepted_by_source.update([tree.sources[node] for node in accepted.path[1:]])
+        for node in range(1, len(tree)):
+            self.drafted_by_depth[tree.shape.depths[node]] += 1
+            self.drafted_by_source[tree.sources[node]] += 1
+        for node in accepted.path[1:]:
+            self.accepted_by_depth[tree.shape.depths[node]] += 1
+            self.accepted_by_source[tree.sources[node]] += 1
 
     def stats(self) -> RequestStats:
         """What the request cost so far."""

@@ -8,6 +8,7 @@ tree one batch (``kv_unified``, one sequence id per branch).
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,15 @@ import numpy.typing as npt
 from gorgon.backend import BatchRow, Floats, Output
 from gorgon.config import CacheType, EngineSettings
 from gorgon.errors import DecodeError, ModelError
-from gorgon.llama.library import collect_errors, llama
+from gorgon.llama.library import address_function, collect_errors, llama
 from gorgon.llama.model import Model
 
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of this build of llama.cpp
 _GGML_TYPES: dict[CacheType, int] = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _FLASH_ATTENTION = {False: 0, True: 1}
+_ID_BYTES = 4
+_get_logits = address_function("llama_get_logits")
+_get_embeddings = address_function("llama_get_embeddings")
 
 
 class Context:
@@ -45,6 +49,8 @@ class Context:
             )
         self._memory = llama.llama_get_memory(self.handle)
         self._rows = _Rows(self.max_rows)
+        self._logits = _Outputs(model.info.num_vocab)
+        self._hidden = _Outputs(model.info.num_embd)
         self._embeddings = True
 
     def _params(self, settings: EngineSettings) -> Any:
@@ -83,7 +89,10 @@ class Context:
                 batch may remain and must be removed by the caller.
         """
         self._decode(rows, outputs=True)
-        return self._output(len(rows))
+        return Output(
+            self._logits.view(_get_logits(self.handle), len(rows)),
+            self._hidden.view(_get_embeddings(self.handle), len(rows)),
+        )
 
     def _decode(self, rows: Sequence[BatchRow], outputs: bool) -> None:
         assert 0 < len(rows) <= self.max_rows
@@ -94,12 +103,6 @@ class Context:
         code = llama.llama_decode(self.handle, batch)
         if code != 0:
             raise DecodeError(f"llama_decode failed with {code} on {len(rows)} tokens")
-
-    def _output(self, count: int) -> Output:
-        logits = llama.llama_get_logits(self.handle)
-        hidden = llama.llama_get_embeddings(self.handle)
-        info = self.model.info
-        return Output(_view(logits, (count, info.num_vocab)), _view(hidden, (count, info.num_embd)))
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         """Let ``target`` hold ``source``'s cells with positions in [start, end); no data moves."""
@@ -119,19 +122,18 @@ class Context:
 
 
 class _Rows:
-    """The arrays of a ``llama_batch``, filled through NumPy and reused for every step."""
+    """The arrays of a ``llama_batch``, filled through NumPy and reused for every step.
 
-    _WIDTH = MAX_SEQUENCES
+    ``sequences`` holds the ids of all rows behind each other; ``pointers`` says where each begins.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.tokens = np.zeros(capacity, np.int32)
         self.positions = np.zeros(capacity, np.int32)
         self.num_sequences = np.zeros(capacity, np.int32)
-        self.sequences = np.zeros((capacity, self._WIDTH), np.int32)
-        stride = self._WIDTH * 4
-        base = self.sequences.ctypes.data
-        self.pointers = np.zeros(capacity + 1, np.uint64)
-        self.pointers[:capacity] = base + stride * np.arange(capacity, dtype=np.uint64)
+        self.sequences = np.zeros(capacity * MAX_SEQUENCES, np.int32)
+        self.pointers = np.zeros(capacity, np.int64)
+        self._first = self.sequences.ctypes.data
         self.outputs = np.ones(capacity, np.int8)
         self.no_outputs = np.zeros(capacity, np.int8)
         self.batch = llama.llama_batch()
@@ -146,11 +148,11 @@ class _Rows:
 
     def fill(self, rows: Sequence[BatchRow], outputs: bool) -> Any:
         count = len(rows)
-        self.tokens[:count] = [row.token for row in rows]
-        self.positions[:count] = [row.position for row in rows]
-        self.num_sequences[:count] = [len(row.sequences) for row in rows]
-        for i, row in enumerate(rows):
-            self.sequences[i, : len(row.sequences)] = row.sequences
+        self.tokens[:count], self.positions[:count], sequences = zip(*rows, strict=True)
+        self.num_sequences[:count] = lengths = list(map(len, sequences))
+        *starts, end = itertools.accumulate(lengths, initial=0)
+        self.pointers[:count] = [self._first + _ID_BYTES * start for start in starts]
+        self.sequences[:end] = list(itertools.chain.from_iterable(sequences))
         self.batch.n_tokens = count
         self.batch.logits = self._flags[outputs]
         return self.batch
@@ -160,7 +162,17 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 
-def _view(pointer: Any, shape: tuple[int, int]) -> Floats:
-    address = ctypes.addressof(pointer.contents)
-    buffer = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
-    return np.ndarray(shape, np.float32, buffer=memoryview(buffer))
+class _Outputs:
+    """Rows of ``width`` floats where llama.cpp puts them, mostly the same place as before."""
+
+    def __init__(self, width: int) -> None:
+        self._width, self._address = width, 0
+        self._rows: Floats = np.zeros((0, width), np.float32)
+
+    def view(self, address: int, count: int) -> Floats:
+        """``count`` rows from ``address`` on, without a copy."""
+        if address != self._address or count > len(self._rows):
+            buffer = (ctypes.c_float * (count * self._width)).from_address(address)
+            self._rows = np.ndarray((count, self._width), np.float32, memoryview(buffer))
+            self._address = address
+        return self._rows[:count]

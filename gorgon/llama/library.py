@@ -10,7 +10,7 @@ import collections
 import contextlib
 import ctypes
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ def collect_errors() -> Iterator[list[str]]:
         yield errors
     finally:
         errors.extend(_recent)
+
+
+def address_function(name: str) -> Callable[[Any], int]:
+    """llama.cpp's ``name``, which takes a context or model and gives an address, as a number."""
+    function: Any = llama._lib[name]
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    return function  # type: ignore[no-any-return]
 
 
 def library_version() -> str:

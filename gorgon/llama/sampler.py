@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from gorgon.backend import Output, Sampler
 from gorgon.errors import RequestError
 from gorgon.llama.context import Context
@@ -28,7 +26,7 @@ class GreedySampler:
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""
-        return int(np.argmax(output.logits[row]))
+        return int(output.logits[row].argmax())
 
     def observe(self, token: int) -> None:
         """Greedy decoding remembers nothing."""
