@@ -12,10 +12,9 @@ from typing import Any
 from gorgon import __version__
 from gorgon.bench.accuracies import Accuracies, load_accuracies
 from gorgon.bench.document import PartyInfo
-from gorgon.bench.generate import GenerateParty
 from gorgon.bench.inprocess import Encode, EngineParty
 from gorgon.bench.loop import LoopParty
-from gorgon.bench.openai import HttpParty, llama_server_drafts
+from gorgon.bench.openai import HttpParty, gorgon_drafts, llama_server_drafts
 from gorgon.bench.options import Options
 from gorgon.bench.party import ModeSpec, Party, parse_mode
 from gorgon.bench.replay import ReplayBackend
@@ -161,9 +160,8 @@ def _server_parties(
         url, pid, shown = server.url, server.pid, _changed(settings)
     elif not answers(f"{url}/ready"):
         raise BenchError(f"{url}/ready does not answer 200: no Gorgon server is ready there")
+    model = _first_model(url)
     for mode in modes:
-        if mode.name == "lookup":
-            raise BenchError("mode 'lookup' is measured --in-process")
         info = PartyInfo(
             name=mode.name,
             kind="gorgon",
@@ -171,7 +169,21 @@ def _server_parties(
             settings=shown,
             tree_size=mode.tree_size,
         )
-        yield GenerateParty(info, url, mode, pid)
+        yield HttpParty(
+            info,
+            url,
+            model=model,
+            fields={"cache_prompt": False, "speculation": _speculation(mode)},
+            fixed_fields={"ignore_eos": True},
+            pid=pid,
+            read_drafts=gorgon_drafts,
+        )
+
+
+def _speculation(mode: ModeSpec) -> dict[str, Any]:
+    """The field of that name in a request to our server."""
+    params = mode.speculation()
+    return {"mode": params.mode} if params.tree is None else {"tree": params.tree}
 
 
 def _llama_parties(

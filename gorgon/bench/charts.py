@@ -6,7 +6,8 @@ difference once more. matplotlib is imported when a chart is drawn: it is in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gorgon.bench.report import REPLAYED
 from gorgon.bench.summary import Row, categories, category_speedup, summarise
 from gorgon.errors import BenchError
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
 HATCHES = ("", "//", "\\\\", "xx", "..", "--", "||", "++")
 MARKERS = "os^Dv<>P"
 LINES = ("-", "--", "-.", ":")
@@ -89,7 +90,8 @@ def _rows(document: Document, clients: int | None = None) -> list[Row]:
 def _style(document: Document, party: str) -> tuple[str, str, str, str]:
     """Colour, hatch, marker and line of a party."""
     i = [info.name for info in document.parties].index(party)
-    return COLOURS[i % 8], HATCHES[i % 8], MARKERS[i % 8], LINES[i // 2 % 4]
+    other = i + i // 8  # the ninth has the first one's colour, but no other sign of it
+    return COLOURS[i % 8], HATCHES[other % 8], MARKERS[other % 8], LINES[other // 2 % 4]
 
 
 def _bars(axes: Any, document: Document, rows: Sequence[Row], values: Sequence[float]) -> Any:
@@ -154,69 +156,110 @@ def _error_bar(axes: Any, value: float, at: float, low: float, high: float) -> N
 
 
 def draw_categories(plot: Any, document: Document) -> Any:
-    """Speed-up by category with intervals, one client; None without several categories."""
+    """Speed-up by category with intervals, one client, a panel for each party.
+
+    None without several categories.
+    """
     names = categories(document)
     parties = document.parties[1:]
     if 1 not in document.workload.clients or len(names) < 2 or not parties:
         return None
-    figure, axes = plot.subplots(figsize=(8, 1.5 + len(names) * (0.25 + 0.16 * len(parties))))
-    height = 0.8 / len(parties)
-    for i, party in enumerate(parties):
+    columns = min(3, len(parties))
+    lines = math.ceil(len(parties) / columns)
+    size = (2.2 + 3.2 * columns, 1.0 + lines * (1.0 + 0.24 * len(names)))
+    figure, grid = plot.subplots(
+        lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for axes, party in zip(grid.flat, parties, strict=False):
         colour, _, marker, _ = _style(document, party.name)
         for row, name in enumerate(names):
             found = category_speedup(document, party.name, name)
             if found is not None:
-                at = row + (i - (len(parties) - 1) / 2) * height
-                _error_bar(axes, found.value, at, found.low, found.high)
-                label = party.name if row == 0 else None
-                axes.plot(
-                    found.value, at, marker, color=colour, markeredgecolor="black", label=label
-                )
-    axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set(xlabel=f"speed-up over {document.parties[0].name}, 95 % interval")
-    axes.set_title("Speed-up by category, 1 client")
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
-    figure.tight_layout(rect=(0, 0.03, 1, 0.97))
+                _error_bar(axes, found.value, row, found.low, found.high)
+                axes.plot(found.value, row, marker, color=colour, markeredgecolor="black")
+        axes.axvline(1.0, color="black", linewidth=1)
+        axes.set_title(party.name)
+        axes.tick_params(labelbottom=True)
+    for axes in list(grid.flat)[len(parties) :]:
+        axes.set_visible(False)
+    grid[0][0].set_yticks(range(len(names)), names)
+    grid[0][0].invert_yaxis()
+    figure.suptitle("Speed-up by category, 1 client", y=0.985)
+    figure.supxlabel(
+        f"speed-up over {document.parties[0].name}, 95 % interval where a category has two prompts",
+        fontsize=9,
+        y=0.03,
+    )
+    figure.tight_layout(rect=(0, 0.03, 1, 0.985))
     return figure
 
 
 def draw_clients(plot: Any, document: Document) -> Any:
-    """Throughput, speed-up and latency against the number of clients; None with only one."""
+    """Throughput, speed-up and latencies against the number of clients; None with only one."""
     counts = document.workload.clients
     if len(counts) < 2:
         return None
-    figure, (rates, gains, gaps) = plot.subplots(1, 3, figsize=(13, 4.4))
-    for party in document.parties:
-        rows = [row for row in _rows(document) if row.party == party.name]
-        colour, _, marker, line = _style(document, party.name)
-        style = {"color": colour, "marker": marker, "linestyle": line, "markersize": 5}
-        x = [row.clients for row in rows]
-        rates.plot(x, [row.total_rate for row in rows], label=party.name, **style)
-        gains.plot(x, [row.speedup.value for row in rows], **style)
-        low = [row.speedup.low for row in rows]
-        gains.fill_between(x, low, [row.speedup.high for row in rows], color=colour, alpha=0.15)
-        timed = [row for row in rows if row.tpot]
-        gaps.plot([r.clients for r in timed], [1e3 * r.tpot["p50"] for r in timed], **style)
-        gaps.plot(
-            *([r.clients for r in timed], [1e3 * r.tpot["p99"] for r in timed]),
-            **{**style, "markerfacecolor": "none", "linewidth": 0.7},
-        )
-    rates.set(title="Throughput", ylabel="tokens/s in all", ylim=(0, None))
-    gains.set(title="Speed-up, 95 % interval", ylabel=f"over {document.parties[0].name}")
-    gains.set_ylim(0, 1.5 * max(row.speedup.value for row in _rows(document)))
-    gains.axhline(1.0, color="black", linewidth=1)
-    gaps.set(title="Time per token: median, p99 (hollow)", ylabel="ms", ylim=(0, None))
-    for axes in (rates, gains, gaps):
+    figure, grid = plot.subplots(2, 3, figsize=(13, 8.2))
+    panels = {
+        "Throughput": ("tokens/s in all", lambda row: row.total_rate),
+        "Speed-up, 95 % interval": (
+            f"over {document.parties[0].name}",
+            lambda row: row.speedup.value,
+        ),
+        "Goodput": ("answers/s within both bounds", lambda row: row.goodput),
+        "Time to the first token, median": ("ms", lambda row: _ms(row.ttft, "p50")),
+        "Time per token, median": ("ms", lambda row: _ms(row.tpot, "p50")),
+        "Time between two texts, p99": ("ms", lambda row: _ms(row.gaps, "p99")),
+    }
+    for axes, (title, (label, value)) in zip(grid.flat, panels.items(), strict=True):
+        for party in document.parties:
+            _draw_against_clients(axes, document, party.name, value)
+        axes.set(title=title, ylabel=label, xlabel="clients", ylim=(0, None))
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
-        axes.set_xlabel("clients")
-    figure.legend(loc="lower center", ncols=4, fontsize=8, bbox_to_anchor=(0.5, 0.02))
-    lines = (len(document.parties) + 3) // 4
-    figure.tight_layout(rect=(0, 0.06 + 0.045 * lines, 1, 0.96))
+    _draw_gain_bands(grid[0][1], document)
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="lower center", ncols=5, fontsize=8, bbox_to_anchor=(0.5, 0.02)
+    )
+    lines = (len(document.parties) + 4) // 5
+    figure.tight_layout(rect=(0, 0.04 + 0.025 * lines, 1, 0.965))
     return figure
+
+
+def _draw_against_clients(
+    axes: Any, document: Document, party: str, value: Callable[[Row], float | None]
+) -> None:
+    rows = [row for row in _rows(document) if row.party == party]
+    found = [(row.clients, y) for row in rows if (y := value(row)) is not None]
+    colour, _, marker, line = _style(document, party)
+    axes.plot(
+        [x for x, _ in found],
+        [y for _, y in found],
+        color=colour,
+        marker=marker,
+        linestyle=line,
+        markersize=5.5,
+        markeredgecolor="black",
+        markeredgewidth=0.5,
+        label=party,
+    )
+
+
+def _draw_gain_bands(axes: Any, document: Document) -> None:
+    """Intervals of the speed-ups; one from a single block is without bounds and left out."""
+    rows = [row for row in _rows(document) if row.speedup.high != float("inf")]
+    for party in document.parties[1:]:
+        own = [row for row in rows if row.party == party.name]
+        colour = _style(document, party.name)[0]
+        low, high = [r.speedup.low for r in own], [r.speedup.high for r in own]
+        axes.fill_between([row.clients for row in own], low, high, color=colour, alpha=0.15)
+    axes.axhline(1.0, color="black", linewidth=1)
+
+
+def _ms(found: Mapping[str, float], name: str) -> float | None:
+    return 1e3 * found[name] if found else None
 
 
 def draw_trees(plot: Any, document: Document) -> Any:
@@ -226,27 +269,32 @@ def draw_trees(plot: Any, document: Document) -> Any:
     rows = [row for row in rows if row.tokens_per_step]
     if len(rows) < 2:
         return None
-    figure, axes = plot.subplots(figsize=(7, 4.4))
-    other = axes.twinx()
-    for kind, marker, line in (("tree", "o", "-"), ("chain", "s", "--"), ("paths", "^", ":")):
+    figure, (steps, gains) = plot.subplots(1, 2, figsize=(10, 4.4))
+    kinds = (("tree", "o", "-", 0), ("chain", "s", "--", 5), ("paths", "^", ":", 2))
+    for kind, marker, line, colour in kinds:
         chosen = [row for row in rows if row.party.partition(":")[0] in (kind, "normal")]
         chosen.sort(key=lambda row: sizes[row.party] or 0)
-        if len(chosen) > 1:
-            x = [sizes[row.party] for row in chosen]
-            style = {"marker": marker, "linestyle": line}
-            steps = [row.tokens_per_step for row in chosen]
-            gains = [row.speedup.value for row in chosen]
-            axes.plot(x, steps, color=COLOURS[0], label=f"{kind}: tokens/step", **style)
-            hollow = {"markerfacecolor": "none", "color": COLOURS[5]}
-            other.plot(x, gains, label=f"{kind}: speed-up", **style, **hollow)
-    axes.set(xlabel="nodes of the tree, root included", ylabel="tokens/step (filled)")
-    axes.set_title("Fixed trees: what they yield, and what that is worth")
-    axes.set_ylim(1, None)
-    other.set(ylabel="speed-up (hollow)", ylim=(0, None))
-    other.axhline(1.0, color=COLOURS[5], linewidth=0.7)
-    other.grid(visible=False)
-    figure.legend(loc="lower center", ncols=3, fontsize=8, bbox_to_anchor=(0.5, 0.03))
-    figure.tight_layout(rect=(0, 0.12, 1, 0.97))
+        if len(chosen) < 2:
+            continue
+        x = [sizes[row.party] for row in chosen]
+        style = {"marker": marker, "linestyle": line, "color": COLOURS[colour]}
+        steps.plot(x, [row.tokens_per_step for row in chosen], label=kind, **style)
+        gains.plot(x, [row.speedup.value for row in chosen], **style)
+        for row in chosen:
+            gain, size = row.speedup, sizes[row.party]
+            if gain.high != float("inf"):
+                gains.plot([size, size], [gain.low, gain.high], "-", color="black", linewidth=0.8)
+    steps.set(title="What fixed trees yield", ylabel="tokens/step", ylim=(0, None))
+    gains.set(title="What that is worth, 95 % interval", ylabel="speed-up", ylim=(0, None))
+    gains.axhline(1.0, color="black", linewidth=1)
+    ticks = sorted({size for name, size in sizes.items() if size})
+    for axes in (steps, gains):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(size) for size in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("nodes of the tree, root included")
+    steps.legend(fontsize=8, loc="lower right")
+    figure.tight_layout(rect=(0, 0.03, 1, 0.95))
     return figure
 
 
@@ -265,8 +313,13 @@ def draw_steps(plot: Any, document: Document) -> Any:
         if known:
             y = [1e3 * (point.modelled or 0.0) for point in known]
             axes.plot([p.tokens for p in known], y, "-", color=colour, label=f"{label}: modelled")
+    sizes = sorted({point.tokens for curve in document.step_curves for point in curve.points})
     axes.set(xlabel="tokens of a step, n", ylabel="t(n), ms", title="Time of a step")
     axes.set_ylim(0, None)
+    axes.set_xscale("log", base=2)
+    ticks = [n for n in sizes if n & (n - 1) == 0]
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
     axes.legend(fontsize=8)
     figure.tight_layout(rect=(0, 0.03, 1, 0.97))
     return figure

@@ -139,6 +139,6 @@ def drafts_of(stats: RequestStats) -> Drafts:
         accepted=stats.accepted,
         drafted_by_depth=stats.drafted_by_depth,
         accepted_by_depth=stats.accepted_by_depth,
-        drafted_by_source=getattr(stats, "drafted_by_source", {}),
-        accepted_by_source=getattr(stats, "accepted_by_source", {}),
+        drafted_by_source=dict(stats.drafted_by_source),
+        accepted_by_source=dict(stats.accepted_by_source),
     )

@@ -1,11 +1,11 @@
-"""Parties behind an OpenAI-compatible API: llama-server and anything else."""
+"""Parties behind an OpenAI-compatible API: our server, llama-server and anything else."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gorgon.bench.answer import Answer, Drafts, Load
@@ -111,3 +111,12 @@ def llama_server_drafts(event: Event) -> Drafts | None:
         return None
     drafted, accepted = timings["draft_n"], timings["draft_n_accepted"]
     return Drafts(timings["predicted_n"] - accepted, drafted, accepted)
+
+
+def gorgon_drafts(event: Event) -> Drafts | None:
+    """From the ``speculation`` of our server's last event."""
+    stats = event.get("speculation")
+    if not stats:
+        return None
+    names = (field.name for field in fields(Drafts))
+    return Drafts(**{name: stats[name] for name in names})

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gorgon.bench.answer import Load
+from gorgon.bench.answer import Drafts, Load
 from gorgon.bench.document import PartyInfo
 from gorgon.bench.exchange import read_events, read_json, send
-from gorgon.bench.openai import HttpParty, llama_server_drafts
+from gorgon.bench.openai import HttpParty, gorgon_drafts, llama_server_drafts
 from gorgon.bench.prompts import Prompt
 from gorgon.bench.servers import answers, free_port, spec_types, start
 from gorgon.errors import BenchError
@@ -152,3 +152,14 @@ def test_what_llama_server_says_about_itself() -> None:
     assert drafts is not None
     assert (drafts.steps, drafts.drafted, drafts.accepted) == (12, 12, 8)
     assert llama_server_drafts({"timings": {"predicted_n": 20}}) is None
+
+
+def test_what_our_server_says_about_its_drafts() -> None:
+    stats = {
+        **{"steps": 5, "drafted": 12, "accepted": 8, "tokens_per_step": 2.6},
+        **{"drafted_by_depth": [8, 4], "accepted_by_depth": [6, 2]},
+        **{"drafted_by_source": {"heads": 12}, "accepted_by_source": {"heads": 8}},
+    }
+    drafts = gorgon_drafts({"usage": {}, "speculation": stats})
+    assert drafts == Drafts(5, 12, 8, [8, 4], [6, 2], {"heads": 12}, {"heads": 8})
+    assert gorgon_drafts({"usage": {}}) is None

@@ -62,6 +62,15 @@ def test_a_stream_says_the_same_and_ends_with_usage(server: Running) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+def test_measurements_can_ask_for_full_length_and_no_cached_prompt(server: Running) -> None:
+    bias = {str(end): 100 for end in server.service.generator.loaded.model.eog_ids}
+    assert chat(server, logit_bias=bias).usage.completion_tokens < 24
+    fields = {"ignore_eos": True, "cache_prompt": False}
+    usage = chat(server, logit_bias=bias, extra_body=fields).usage
+    assert usage.completion_tokens == 24
+    assert usage.prompt_tokens_details.cached_tokens == 0
+
+
 def test_the_wire_ends_with_done(server: Running) -> None:
     body = {"messages": ASK, "max_tokens": 3, "stream": True}
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as reply:

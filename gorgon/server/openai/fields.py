@@ -76,6 +76,12 @@ class GenerationFields(WireModel):
         str | None, Field(min_length=1, description="GBNF that the answer must follow")
     ] = None
     speculation: Speculation | None = None
+    ignore_eos: Annotated[
+        bool, Field(description="go on to max_tokens where the model would end; for measurements")
+    ] = False
+    cache_prompt: Annotated[
+        bool, Field(description="use what earlier requests left in the prefix cache")
+    ] = True
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationFields:

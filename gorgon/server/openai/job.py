@@ -132,6 +132,8 @@ class JobMaker:
                 max_tokens=max_tokens or self._generator.default_tokens(len(ids)),
                 sampling=body.sampling(choice, constraint.grammar, constraint.trigger),
                 speculation=speculation,
+                ignore_eos=body.ignore_eos,
+                reuse_prefix=body.cache_prompt,
                 num_logprobs=num_logprobs,
             )
             for i, ids in enumerate(prompts)
