@@ -160,24 +160,35 @@ def _server_parties(
         url, pid, shown = server.url, server.pid, _changed(settings)
     elif not answers(f"{url}/ready"):
         raise BenchError(f"{url}/ready does not answer 200: no Gorgon server is ready there")
-    model = _first_model(url)
+    version = our_version() if options.url is None else f"server at {url}"
     for mode in modes:
-        info = PartyInfo(
-            name=mode.name,
+        yield make_server_party(mode.name, mode, url, pid, shown, version)
+
+
+def make_server_party(
+    name: str,
+    mode: ModeSpec,
+    url: str,
+    pid: int | None,
+    settings: dict[str, Any],
+    version: str = "",
+) -> HttpParty:
+    """One mode of a Gorgon server that is ready."""
+    return HttpParty(
+        PartyInfo(
+            name=name,
             kind="gorgon",
-            version=our_version() if options.url is None else f"server at {url}",
-            settings=shown,
+            version=version or our_version(),
+            settings=settings,
             tree_size=mode.tree_size,
-        )
-        yield HttpParty(
-            info,
-            url,
-            model=model,
-            fields={"cache_prompt": False, "speculation": _speculation(mode)},
-            fixed_fields={"ignore_eos": True},
-            pid=pid,
-            read_drafts=gorgon_drafts,
-        )
+        ),
+        url,
+        model=_first_model(url),
+        fields={"cache_prompt": False, "speculation": _speculation(mode)},
+        fixed_fields={"ignore_eos": True},
+        pid=pid,
+        read_drafts=gorgon_drafts,
+    )
 
 
 def _speculation(mode: ModeSpec) -> dict[str, Any]:

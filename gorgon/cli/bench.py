@@ -100,10 +100,10 @@ def bench(
         opened = engine.open()
         fields = {**workload.parsed(), **parties.parsed(), "out": out}
         options = Options(engine=opened.settings, **fields, curve=curve, charts=charts)
-        run.run(options, _encoder(opened.chat_template))
+        run.run(options, make_encoder(opened.chat_template))
 
 
-def _encoder(chat_template: str | None) -> MakeEncode:
+def make_encoder(chat_template: str | None) -> MakeEncode:
     """Prompts of a benchmark as the server would see them: a user's turn in the chat template."""
     from gorgon.server.text import ChatPrompt, Message, choose_template
 
