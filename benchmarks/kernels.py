@@ -5,7 +5,8 @@
     python benchmarks/kernels.py --quantize MODEL.gguf Q8_0 /tmp/q8_0.gguf
 
 Prints, for each model and context, the time of one decode of n tokens (median and least, ms), the
-ratios that docs/kernels.md sets bars for, prompt processing, load time and resident memory.
+ratios that docs/kernels.md sets bars for, prompt processing, load time and resident memory. Stock
+and ours take turns, and so do the sizes, so that drift of the machine hits all alike.
 ``GORGON_KERNELS_ISA=avx2`` times that path.
 """
 
@@ -191,9 +192,13 @@ def report(path: Path, context: int, arguments: argparse.Namespace) -> None:
     print("| n | stock, median (least) | ours | ours / stock |\n|---|---|---|---|")
     least: dict[int, tuple[float, float]] = {}
     median: dict[int, tuple[float, float]] = {}
-    for n in arguments.batches:
-        time.sleep(arguments.rest)
-        pair = interleave(stock, ours, n, arguments.repeats)
+    times: dict[int, tuple[list[float], list[float]]] = {n: ([], []) for n in arguments.batches}
+    for _ in range(arguments.repeats):
+        for n in arguments.batches:
+            time.sleep(arguments.rest)
+            for all_times, found in zip(times[n], interleave(stock, ours, n, 1), strict=True):
+                all_times.extend(found)
+    for n, pair in times.items():
         least[n] = (min(pair[0]), min(pair[1]))
         median[n] = (float(np.median(pair[0])), float(np.median(pair[1])))
         cells = " | ".join(f"{median[n][i]:.2f} ({least[n][i]:.2f})" for i in (0, 1))
