@@ -196,8 +196,8 @@ def report(path: Path, context: int, arguments: argparse.Namespace) -> None:
     for _ in range(arguments.repeats):
         for n in arguments.batches:
             time.sleep(arguments.rest)
-            for all_times, found in zip(times[n], interleave(stock, ours, n, 1), strict=True):
-                all_times.extend(found)
+            for known, new in zip(times[n], interleave(stock, ours, n, 1), strict=True):
+                known.extend(new)
     for n, pair in times.items():
         least[n] = (min(pair[0]), min(pair[1]))
         median[n] = (float(np.median(pair[0])), float(np.median(pair[1])))
