@@ -60,6 +60,7 @@ class SequencePool:
         self._trash: list[int] = []
         self._free_ids = list(range(backend.max_sequences - 1, TRASH, -1))
         self._running: list[Sequence] = []
+        self._last_size, self._last_ids = 0, 0  # rows and ids of the last batch of trees
 
     @property
     def num_free_ids(self) -> int:
@@ -144,16 +145,29 @@ class SequencePool:
     def lay_out(
         self, trees: Iterable[tuple[Sequence, DraftTree]]
     ) -> tuple[list[BatchRow], list[Placement]]:
-        """One batch of all trees: rows in node order, one sequence id per branch."""
+        """One batch of all trees: rows in node order, one sequence id per branch.
+
+        A batch of as many rows as the last one gets as many ids, too, if it can: llama.cpp then
+        keeps its graph, whose building costs up to a third of a step. The ids too many are
+        branches of the first tree that end at its root.
+        """
+        trees = list(trees)
+        size = sum(len(tree) for _, tree in trees)
+        num_ids = sum(tree.shape.num_branches for _, tree in trees)
+        spare = self._last_ids - num_ids if size == self._last_size else 0
+        spare = max(0, min(spare, len(self._free_ids) - num_ids))
+        self._last_size, self._last_ids = size, num_ids + spare
         rows: list[BatchRow] = []
         placements = []
         for sequence, tree in trees:
-            ids = self._branch_ids(sequence, tree.shape.num_branches)
+            ids = self._branch_ids(sequence, tree.shape.num_branches + spare)
             cells = self._take_cells(len(tree))
             placements.append(Placement(sequence, tree, len(rows), cells, ids))
             positions = [sequence.num_computed + depth for depth in tree.shape.depths]
             holders = [[ids[branch] for branch in branches] for branches in tree.shape.branches]
+            holders[0] = ids
             rows += map(BatchRow, tree.tokens, positions, holders)
+            spare = 0
         return rows, placements
 
     def commit(self, kept: list[tuple[Placement, tuple[int, ...]]]) -> None:
@@ -166,7 +180,7 @@ class SequencePool:
         if not self._max_trash:
             last_kept = -1
         for placement, path in kept:
-            if len(path) < len(placement.tree):
+            if len(path) < len(placement.tree) or len(placement.branch_ids) > 1:
                 self._reject(placement, path, last_kept - placement.first_row)
             placement.sequence.cells += [placement.cells[node] for node in path]
         if len(self._trash) > self._max_trash:
@@ -182,7 +196,8 @@ class SequencePool:
             if node < last_kept:
                 position = start + tree.shape.depths[node]
                 self._backend.share(ids[branches[node][0]], TRASH, position, position + 1)
-        common = [sum(branch in branches[node] for node in path) for branch in range(len(ids))]
+        # the root belongs to every branch, also to those that the tree does not have
+        common = [sum(branch in branches[node] for node in path) or 1 for branch in range(len(ids))]
         for branch, sequence_id in enumerate(ids):
             self._backend.remove(sequence_id, start + common[branch])
         if winner:

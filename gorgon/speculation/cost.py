@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 _DRIFT_RATE = 0.05  # of what one step deviates, taken into the whole curve
 _SHAPE_RATE = 0.03  # and into its own n
+_MOST_DIP = 1.3  # t(n) over the least t of any larger n, as far as kernels are known to differ
 _MAX_DEVIATION = math.log(2.0)  # a step that was interrupted says no more than this
 
 
@@ -148,13 +149,15 @@ def smooth(samples: Sequence[Sequence[float]]) -> Floats:
 
     The quartile, since whatever else a machine does only ever adds to a time. A fall from n to
     n + 1 is kept where it exceeds the noise of both (kernels that work in fours are faster at 4
-    than at 3); else both get their mean (pooling adjacent violators).
+    than at 3); else both get their mean (pooling adjacent violators). No n costs much more than a
+    larger one, up to which its batch could be filled: what seems to was interrupted each time.
 
     Args:
         samples: for each n the seconds of its repeats, at least one.
     """
     levels = np.array([np.percentile(times, 25) for times in samples])
     noise = np.array([_standard_error(times) for times in samples])
+    levels = np.minimum(levels, _MOST_DIP * np.minimum.accumulate(levels[::-1])[::-1])
     pools: list[tuple[float, float, int]] = []
     for value, spread in zip(levels, noise, strict=True):
         pool = (float(value), float(spread), 1)

@@ -73,6 +73,11 @@ def test_noise_does_not_make_more_tokens_cheaper_but_a_real_dip_stays() -> None:
     assert dip == pytest.approx([9.95, 18.95, 14.95])
 
 
+def test_a_size_that_was_interrupted_each_time_does_not_look_dear_for_good() -> None:
+    smoothed = smooth([[10.0] * 3, [190.0] * 3, [52.0] * 3, [12.0] * 3])
+    assert smoothed == pytest.approx([10.0, 15.6, 15.6, 12.0])
+
+
 @given(st.lists(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=5), min_size=1, max_size=20))
 def test_smoothing_keeps_the_number_and_the_range(samples: list[list[float]]) -> None:
     levels = [float(np.percentile(times, 25)) for times in samples]
