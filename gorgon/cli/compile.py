@@ -76,6 +76,10 @@ def compile_model(
         Path | None, typer.Option(help="text, or llama-imatrix's file, to weigh columns by")
     ] = None,
     compare: Annotated[str, typer.Option(help="types to compare too: Q8_0,Q6_K,Q4_0")] = "",
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help="'vicuna' or a Jinja file to serve with; the model's own by default"),
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(help="text that quality is measured on; shipped by default")
     ] = None,
@@ -100,6 +104,7 @@ def compile_model(
         text=text or orders.DEFAULT_TEXT,
         num_tokens=tokens,
         compare=tuple(name.strip().upper() for name in compare.split(",") if name.strip()),
+        chat_template=chat_template,
         threads=threads or orders.default_threads(),
         force=force,
     )

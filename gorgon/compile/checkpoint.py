@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,8 @@ def inspect(folder: Path) -> Checkpoint:
         parameters = sum(_num_elements(table) for table in tables)
         types = {entry["dtype"] for table in tables for entry in table.values()}
     else:
+        for path in weights:
+            _check_torch(path)
         stated = str(config.get("torch_dtype") or config.get("dtype") or "float16")
         types = {"BF16" if stated.endswith("bfloat16") else "F16"}
         item = 4 if stated.endswith("float32") else 2
@@ -142,6 +145,18 @@ def _read_table(path: Path) -> dict[str, dict[str, Any]]:
             f"{path}: corrupt safetensors file ({reason}); download it again"
         ) from error
     return dict(table)
+
+
+def _check_torch(path: Path) -> None:
+    """A file of torch.save is a zip, whose table is at its end; before PyTorch 1.6 a pickle.
+
+    Raises:
+        CompileError: when it is neither, or a zip that ends too early.
+    """
+    with path.open("rb") as file:
+        start = file.read(2)
+    if not (zipfile.is_zipfile(path) or start.startswith(b"\x80")):
+        raise CompileError(f"{path}: corrupt PyTorch file; download it again")
 
 
 def _check_spans(spans: list[tuple[int, int]], size: int) -> None:

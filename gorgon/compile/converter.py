@@ -117,7 +117,7 @@ def convert(
 
 
 def download(python: Path, name: str, on_progress: OnProgress) -> Path:
-    """Fetch the model ``name`` from the Hugging Face hub into its cache; resumes.
+    """Fetch the model ``name`` from the Hugging Face hub into its cache, but for what is there.
 
     Raises:
         CompileError: no network, no such model, no access, no space.
@@ -134,7 +134,12 @@ def download(python: Path, name: str, on_progress: OnProgress) -> Path:
         elif kind == "error":
             failure = value
 
-    environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": ""}
+    environment = {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": "",
+    }
     ended = child.run([str(python), str(HUB), name], on_line, environment)
     if ended.code != 0 or not place:
         raise CompileError(f"{name}: {failure or _reason(ended)}")

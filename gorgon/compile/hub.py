@@ -1,11 +1,13 @@
 """Downloads one model from the Hugging Face hub; run by the converter's Python, not by ours.
 
 Prints lines for ``gorgon.compile.converter``: ``progress 0.5``, then ``folder PATH`` or
-``error REASON``. Half-downloaded files stay in the hub's cache and are gone on with next time.
+``error REASON``. A broken connection is taken up again; after a stop, finished files stay in the
+hub's cache and the one that was cut off begins anew, as huggingface_hub has it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import threading
@@ -70,7 +72,7 @@ def _check_space(blobs: Path, total: int) -> None:
     place = blobs
     while not place.exists():
         place = place.parent
-    needed, free = total - _size(blobs), shutil.disk_usage(place).free
+    needed, free = total - _size(blobs, finished=True), shutil.disk_usage(place).free
     if needed > free:
         raise NoSpaceError(
             f"the download needs {needed / 1e9:.1f} GB in {place}, {free / 1e9:.1f} GB are free"
@@ -82,10 +84,15 @@ def _watch(blobs: Path, total: int, ended: threading.Event) -> None:
         print(f"progress {min(1.0, _size(blobs) / max(total, 1)):.4f}", flush=True)
 
 
-def _size(blobs: Path) -> int:
-    if not blobs.is_dir():
-        return 0
-    return sum(path.stat().st_size for path in blobs.iterdir() if path.is_file())
+def _size(blobs: Path, finished: bool = False) -> int:
+    """Bytes in the cache, those of files on their way only unless ``finished``."""
+    paths = [*blobs.iterdir()] if blobs.is_dir() else []
+    sizes = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # just got its final name
+            if not (finished and path.suffix == ".incomplete"):
+                sizes.append(path.stat().st_size)
+    return sum(sizes)
 
 
 def _one_line(error: Exception) -> str:

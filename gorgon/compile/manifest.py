@@ -14,11 +14,15 @@ from gorgon.errors import ModelError
 
 FORMAT = 1
 NAME = "manifest.json"
+TEMPLATE = "chat_template.jinja"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A compiled folder's contents; ``details`` is everything that only people read."""
+    """A compiled folder's contents; ``details`` is everything that only people read.
+
+    ``chat_template`` is the name of a format, or ``TEMPLATE`` where the folder holds a file of it.
+    """
 
     model: str
     model_size: int
@@ -40,7 +44,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Paths of what a compiled folder serves."""
+    """What a compiled folder serves; ``chat_template`` is a format's name or a file's path."""
 
     model: Path
     heads: Path | None
@@ -69,4 +73,11 @@ def read(folder: Path) -> Compiled:
     actual = model.stat().st_size if model.is_file() else 0
     if actual != size:
         raise ModelError(f"{model}: {actual:,} of {size:,} bytes; compile the folder again")
-    return Compiled(model, None if heads is None else folder / str(heads), template)
+    for name in (heads, TEMPLATE if template == TEMPLATE else None):
+        if name is not None and not (folder / str(name)).is_file():
+            raise ModelError(f"{folder / str(name)}: missing; compile the folder again")
+    return Compiled(
+        model,
+        None if heads is None else folder / str(heads),
+        str(folder / TEMPLATE) if template == TEMPLATE else template,
+    )

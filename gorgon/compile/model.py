@@ -17,9 +17,9 @@ from rich.console import Console
 
 from gorgon.compile import child, converter, memory, report, space
 from gorgon.compile.heads import compile_heads
-from gorgon.compile.manifest import NAME, Manifest
+from gorgon.compile.manifest import NAME, TEMPLATE, Manifest
 from gorgon.compile.measure import Measurement
-from gorgon.compile.order import Order
+from gorgon.compile.order import NAMED_TEMPLATES, Order
 from gorgon.compile.progress import stage
 from gorgon.compile.report import Row
 from gorgon.compile.source import Source, find, half_or_own_type, sha256, unquantised
@@ -75,9 +75,10 @@ class Compilation:
         self._importance = self._find_importance()
         model = self._make(self._order.options, self._final_name)
         heads = self._compile_heads(model)
+        template = self._store_template()
         rows = self._measure(model)
-        self._write_manifest(model, heads, rows)
-        files = {model.name, NAME} | ({HEADS_NAME} if heads else set())
+        self._write_manifest(model, heads, template, rows)
+        files = {model.name, NAME, *filter(None, (heads and HEADS_NAME, template))}
         if self._order.compare:
             files |= report.write_comparison(rows, self._workspace.folder)
         report.show(rows, self._cache_table(model), self._stages, self._console)
@@ -181,6 +182,14 @@ class Compilation:
                 compile_heads(given, model, target, self._order.heads_type, None)
         return target
 
+    def _store_template(self) -> str | None:
+        """The manifest's entry; a template from a file lies in the folder."""
+        given = self._order.chat_template
+        if given is None or given in NAMED_TEMPLATES:
+            return given
+        shutil.copyfile(given, self._workspace.path(TEMPLATE))
+        return TEMPLATE
+
     def _measure(self, model: Path) -> list[Row]:
         """The unquantised model first, then each type; files of other types are deleted."""
         base_type, wanted = self._own_type, self._order.options.file_type
@@ -226,7 +235,9 @@ class Compilation:
         lengths = sorted({2048, 8192, trained or 2048})
         return {length: memory.cache_bytes(model, length) for length in lengths}
 
-    def _write_manifest(self, model: Path, heads: Path | None, rows: list[Row]) -> None:
+    def _write_manifest(
+        self, model: Path, heads: Path | None, template: str | None, rows: list[Row]
+    ) -> None:
         order, info = self._order, inspect(model)
         details = {
             "model_sha256": sha256(model),
@@ -251,6 +262,7 @@ class Compilation:
             model=model.name,
             model_size=model.stat().st_size,
             heads=None if heads is None else heads.name,
+            chat_template=template,
             details=details,
         )
         write_json(self._workspace.path(NAME), manifest.as_json())

@@ -10,6 +10,7 @@ from gorgon.config import EngineSettings
 from gorgon.errors import CompileError
 from gorgon.llama.quantize import Quantization
 
+NAMED_TEMPLATES = ("vicuna",)  # of gorgon.server.text
 DEFAULT_TEXT = Path(__file__).parent.parent / "assets" / "evaluation.txt"
 
 
@@ -27,6 +28,8 @@ class Order:
         text: what quality is measured on.
         num_tokens: tokens of ``text`` to use; 0 measures no quality.
         compare: further file types to make, measure and delete.
+        chat_template: what to serve with in place of the model's own: a name in
+            ``NAMED_TEMPLATES`` or a Jinja file; None leaves it to the model.
         threads: threads of everything.
         force: replace ``out`` if it is there.
     """
@@ -40,6 +43,7 @@ class Order:
     text: Path = DEFAULT_TEXT
     num_tokens: int = 1024
     compare: tuple[str, ...] = ()
+    chat_template: str | None = None
     threads: int = 1
     force: bool = False
 
@@ -58,6 +62,9 @@ class Order:
                 raise CompileError(f"--{option}: {path} is not there")
         for name in self.compare:
             Quantization(file_type=name)
+        template = self.chat_template
+        if template is not None and template not in NAMED_TEMPLATES:
+            _read_text("chat-template", Path(template))
 
     def read_text(self) -> str:
         """The text that quality is measured on.
@@ -65,10 +72,14 @@ class Order:
         Raises:
             CompileError: when it is no UTF-8 text.
         """
-        try:
-            return self.text.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CompileError(f"--text: {self.text} is no readable UTF-8 text") from error
+        return _read_text("text", self.text)
+
+
+def _read_text(option: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompileError(f"--{option}: {path} is no readable UTF-8 text") from error
 
 
 def parse_tensor_types(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -72,11 +72,18 @@ def test_what_is_not_given_comes_from_the_environment(monkeypatch: pytest.Monkey
 
 def test_a_compiled_folder_stands_for_its_files(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"12345")
-    value = {"format": 1, "model": "m.gguf", "model_size": 5, "heads": "h", "chat_template": "t"}
+    (tmp_path / "h").touch()
+    value = {
+        "format": 1,
+        "model": "m.gguf",
+        "model_size": 5,
+        "heads": "h",
+        "chat_template": "vicuna",
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(value))
     opened = EngineOptions(model=tmp_path).open()
     assert (opened.settings.model, opened.settings.heads) == (tmp_path / "m.gguf", tmp_path / "h")
-    assert opened.chat_template == "t"
+    assert opened.chat_template == "vicuna"
     others = tmp_path / "others.medusa.gguf"
     assert EngineOptions(model=tmp_path, heads=others).open().settings.heads == others
     assert ModelOptions(model=tmp_path / "m.gguf").open().chat_template is None

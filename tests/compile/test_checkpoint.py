@@ -17,6 +17,7 @@ from gorgon.compile import checkpoint
 from gorgon.compile.model import compile_model
 from gorgon.compile.order import Order
 from gorgon.errors import CompileError
+from tests.compile.checkpoints import write_torch
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -55,6 +56,22 @@ def lie(folder: Path) -> None:
     (folder / SHARDS[0]).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
 
 
+def pack_as_bin(folder: Path, size: int | None = None) -> None:
+    """The same as PyTorch files, the second cut to ``size`` bytes."""
+    for name in (*SHARDS, "model.safetensors.index.json"):
+        (folder / name).unlink()
+    for name in ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"):
+        write_torch(folder / name, {name: np.zeros((4, 8), np.float32)}, "F16")
+    (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def test_pytorch_files_are_described_too(folder: Path) -> None:
+    pack_as_bin(folder)
+    found = checkpoint.inspect(folder)
+    assert [path.suffix for path in found.weights] == [".bin", ".bin"]
+    assert found.half_type == "F16"
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "not a model folder: config.json"),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), "not JSON"),
@@ -66,6 +83,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (cut, "corrupt safetensors file"),
     "empty file": (lambda f: (f / SHARDS[0]).write_bytes(b""), "corrupt safetensors file"),
     "noise": (lambda f: (f / SHARDS[0]).write_bytes(b"\xff" * 99), "corrupt safetensors file"),
+    "truncated .bin": (lambda f: pack_as_bin(f, 300), "00002.bin: corrupt PyTorch file"),
+    "empty .bin": (lambda f: pack_as_bin(f, 0), "00002.bin: corrupt PyTorch file"),
     "wrong size": (lie, "wrong size"),
     "index outside": (
         lambda f: (f / "model.safetensors.index.json").write_text(

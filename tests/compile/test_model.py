@@ -14,10 +14,11 @@ from rich.console import Console
 from gorgon.compile import child, manifest, model
 from gorgon.compile.memory import cache_bytes
 from gorgon.compile.model import compile_model
-from gorgon.compile.order import Order
+from gorgon.compile.order import NAMED_TEMPLATES, Order
 from gorgon.errors import CompileError, ModelError
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.quantize import Quantization
+from gorgon.server.text import TEMPLATES, choose_template
 
 pytestmark = pytest.mark.usefixtures("in_process")
 TEXT = "The quick brown fox jumps over the lazy dog. " * 8
@@ -150,6 +151,22 @@ def test_other_options_begin_anew(
     assert types_of(out / "model-Q4_K_M.gguf")["output.weight"] == "q8_0"
 
 
+def test_a_chat_template_goes_along(tiny: Path, tmp_path: Path, console: Console) -> None:
+    given = tmp_path / "mine.jinja"
+    given.write_text("{{ messages[0].content }}")
+    wanted = order(tiny, tmp_path / "out", num_tokens=0, chat_template=str(given))
+    found = manifest.read(compile_model(wanted, console))
+    assert found.chat_template is not None
+    assert Path(found.chat_template).parent == wanted.out
+    assert choose_template("own", found.chat_template) == given.read_text()
+    Path(found.chat_template).unlink()
+    with pytest.raises(ModelError, match=r"chat_template\.jinja: missing"):
+        manifest.read(wanted.out)
+    assert set(NAMED_TEMPLATES) == set(TEMPLATES)
+    named = compile_model(replace(wanted, chat_template="vicuna", force=True), console)
+    assert manifest.read(named).chat_template == "vicuna"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -157,6 +174,7 @@ def test_other_options_begin_anew(
         ({"imatrix": Path("nowhere.txt")}, "--imatrix"),
         ({"heads": Path("nowhere")}, "--heads"),
         ({"text": Path(__file__).parent}, "--text"),
+        ({"chat_template": "llama9"}, "--chat-template: llama9"),
         ({"compare": ("Q4_9",)}, "Q4_9"),
         ({"options": Quantization("IQ1_S")}, "give a text with --imatrix"),
     ],

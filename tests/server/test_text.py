@@ -116,6 +116,21 @@ def test_models_without_a_template_get_fastchats_vicuna_format(turns: list[Messa
     assert chat.render(turns) == fastchat([*said, ("ASSISTANT", None)])
 
 
+def test_prompts_are_what_fastchat_printed() -> None:
+    """Recorded from FastChat 0.2.36: ``get_conv_template("vicuna_v1.1").get_prompt()``."""
+    chat = ChatPrompt(ByteVocabulary(), choose_template(None, None))
+    turns = [Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "What\nis 2?")]
+    assert chat.render(turns[:1]) == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions. USER: Hi ASSISTANT:"
+    )
+    assert chat.render(turns) == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions. USER: Hi "
+        "ASSISTANT: Hello!</s>USER: What\nis 2? ASSISTANT:"
+    )
+
+
 def test_a_system_turn_replaces_vicunas_own() -> None:
     chat = ChatPrompt(ByteVocabulary(), choose_template(None, None))
     text = chat.render([Message("system", "Be brief."), Message("user", "Hi")])
