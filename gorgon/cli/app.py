@@ -20,6 +20,8 @@ from gorgon.errors import GorgonError
 # Libraries of the extras: what only the offline verbs import.
 OPTIONAL = {"gguf", "matplotlib", "safetensors", "torch"}
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
 app = typer.Typer(
     help="Large language models with Medusa heads on llama.cpp.",
     no_args_is_help=True,
@@ -60,15 +62,21 @@ def main() -> None:
             f"this needs {error.name}, which serving does not: run scripts/setup --dev"
             " (--train for training) or install the extras of this package"
         )
-    except KeyboardInterrupt:
-        _end("stopped", 130)
     except ValidationError as error:  # a setting out of range
         _end(_one_line(error))
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # Typer has caught Ctrl-C, and said nothing
+            _say("stopped")
+        raise
 
 
-def _end(reason: str, code: int = 1) -> None:
+def _end(reason: str) -> None:
+    _say(reason)
+    sys.exit(1)
+
+
+def _say(reason: str) -> None:
     print(f"gorgon: {reason}", file=sys.stderr)
-    sys.exit(code)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -78,7 +78,9 @@ class Compilation:
         template = self._store_template()
         rows = self._measure(model)
         self._write_manifest(model, heads, template, rows)
-        files = {model.name, NAME, *filter(None, (heads and HEADS_NAME, template))}
+        files = {model.name, NAME} | {name for name in (template,) if name == TEMPLATE}
+        if heads is not None:
+            files.add(heads.name)
         if self._order.compare:
             files |= report.write_comparison(rows, self._workspace.folder)
         report.show(rows, self._cache_table(model), self._stages, self._console)
