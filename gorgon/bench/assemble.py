@@ -225,7 +225,7 @@ def _llama_parties(
             name=f"llama-server {spec}".strip(),
             kind="llama-server",
             version=binary.version,
-            settings={"command": " ".join(["llama-server", *command[1:]])},
+            settings={"command": _shown(command)},
         )
         yield HttpParty(
             info,
@@ -235,6 +235,11 @@ def _llama_parties(
             pid=server.pid,
             read_drafts=llama_server_drafts,
         )
+
+
+def _shown(command: list[str]) -> str:
+    """A command line with names in place of paths: those are this machine's own affair."""
+    return " ".join(Path(part).name if part.startswith("/") else part for part in command)
 
 
 def _foreign_party(text: str) -> Party:

@@ -143,9 +143,9 @@ def _draw_gains(axes: Any, document: Document, rows: Sequence[Row]) -> None:
         _error_bar(axes, row.speedup.value, i, row.speedup.low, row.speedup.high)
         accepted = "" if row.accepted_share is None else f", {100 * row.accepted_share:.0f} % acc."
         label = f"{row.speedup.value:.2f}x{accepted}"
-        axes.text(1.03 * high, i, label, va="center", fontsize=8)
+        axes.text(1.06 * high, i, label, va="center", fontsize=8)
     axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_xlim(0, 1.45 * high)
+    axes.set_xlim(0, 1.5 * high)
     axes.set(title="Speed-up and acceptance", xlabel=f"speed-up over {document.parties[0].name}")
 
 

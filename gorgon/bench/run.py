@@ -89,7 +89,8 @@ def redraw(path: Path, *, charts: bool) -> None:
 
 def show(document: Document, console: Console) -> None:
     """The gist, in the terminal."""
-    table = Table("clients", "temp.", "party", "tokens/s", "speed-up [95 %]", "tok/step", "TTFT ms")
+    table = Table("n", "temp.", "party", "tokens/s", "speed-up [95 %]", "tok/step", "TTFT ms")
+    table.columns[4].no_wrap = True
     for row in summarise(document):
         steps = "-" if row.tokens_per_step is None else f"{row.tokens_per_step:.2f}"
         table.add_row(

@@ -32,6 +32,8 @@ class Interval:
         return self.low <= 1.0 <= self.high
 
     def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"{self.value:.3f} [one group]"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 

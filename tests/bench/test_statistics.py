@@ -21,6 +21,7 @@ def test_one_pair_says_nothing_about_others() -> None:
     assert found.value == pytest.approx(1.5)
     assert (found.low, found.high) == (0.0, math.inf)
     assert found.holds_one
+    assert str(found) == "1.500 [one group]"
 
 
 def test_repeats_of_a_prompt_are_not_more_prompts() -> None:
