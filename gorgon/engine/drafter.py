@@ -26,14 +26,12 @@ from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
-from gorgon.speculation.lookup import LookupSurvival, Match
+from gorgon.speculation.lookup import LookupSurvival
 from gorgon.speculation.survival import Correction, Inheritance, apply_all
 from gorgon.speculation.tree import ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
 
 logger = logging.getLogger("gorgon.engine")
 
-_MAX_LOOKUP = 16  # tokens of a match looked at
-_MAX_TREE = 63  # drafts of one request
 _TESTED_GUESSES = 3  # first guesses of the heads that are tested by the next token, drafted or not
 _TOP_RATE = 0.02  # of one step in the mean probability of best guesses by depth
 
@@ -160,22 +158,13 @@ class Drafter:
         floor = step.floor()
         for root in step.free:
             sequence = step.sequences[root]
-            match = sequence.match = sequence.occurrences.match(sequence.tokens, _MAX_LOOKUP)
+            match = sequence.match = sequence.occurrences.match(sequence.tokens)
             if match is not None:
-                self._add_chain(step.candidates, root, match, sequence.lookup_correction, floor)
+                rates, places = self._lookup.classes(match)
+                rates = sequence.lookup_correction.apply_each(rates, 1)
+                probs = [rates[place] for place in places]
+                step.candidates.add_chain(root, match.tokens, probs, floor, Source.LOOKUP)
         step.choose()
-
-    def _add_chain(
-        self, candidates: Candidates, root: int, match: Match, correction: Correction, floor: float
-    ) -> None:
-        """The tokens after a match below each other; each belongs to a match longer by one."""
-        node, survival = root, 1.0
-        for i, token in enumerate(match.tokens[: candidates.room_below(root)]):
-            prob = correction.apply(self._lookup.at(match.length + i), 1)
-            survival *= prob
-            if survival < floor:
-                break
-            node = candidates.add(node, token, prob, Source.LOOKUP)
 
     # -- heads ------------------------------------------------------------------------------------
 
@@ -190,23 +179,31 @@ class Drafter:
         if guesses is None:
             return
         if guesses.states is None:
-            self._add_independent(step, roots, guesses)
-            step.choose(spent)
+            self._add_independent(step, roots, guesses, spent)
         else:
             self._add_levels(step, roots, guesses, spent)
         self._gate.learn(num_requests, math.log(step.choice.rate / without.rate))
 
-    def _add_independent(self, step: DraftStep, roots: list[int], guesses: Guesses) -> None:
-        shifts = [
-            [step.sequences[r].heads_correction.shift(d + 1) for d in range(guesses.probs.shape[1])]
-            for r in roots
-        ]
-        probs = apply_all(guesses.probs, shifts)
-        floor = step.floor()
-        all_tokens, all_probs = guesses.tokens.tolist(), probs.tolist()
-        for root, tokens, ranked in zip(roots, all_tokens, all_probs, strict=True):
-            step.sequences[root].note_guesses(tokens[0], ranked[0])
-            step.candidates.add_product(root, tokens, ranked, floor, _MAX_TREE)
+    def _add_independent(
+        self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
+    ) -> None:
+        """Independent heads: one call for all depths, whose guesses hold below every node."""
+        num_depths = guesses.probs.shape[1]
+        corrections = [step.sequences[root].heads_correction for root in roots]
+        shifts = [[c.shift(1 + level) for level in range(num_depths)] for c in corrections]
+        tokens, probs = guesses.tokens.tolist(), apply_all(guesses.probs, shifts).tolist()
+        for row, root in enumerate(roots):
+            _note_guesses(step.sequences[root], tokens[row][0], probs[row][0])
+        parents, rows = roots, list(range(len(roots)))
+        for level in range(num_depths):
+            guessed, ranked = (
+                [tokens[row][level] for row in rows],
+                [probs[row][level] for row in rows],
+            )
+            below = step.add_level(parents, guessed, ranked)
+            step.choose(spent)
+            parents = [node for node in below if step.candidates.room_below(node) > 0]
+            rows = [rows[below[node]] for node in parents]
 
     def _add_levels(
         self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
@@ -214,7 +211,14 @@ class Drafter:
         """Conditioned heads: one call for each depth, about the nodes worth going on from."""
         parents = roots
         for depth in range(1, self._backend.num_heads + 1):
-            rows = self._add_level(step, parents, guesses, depth)
+            tokens, probs = (
+                guesses.tokens[:, 0].tolist(),
+                self._corrected(step, parents, guesses, depth),
+            )
+            if depth == 1:
+                for root, guessed, ranked in zip(roots, tokens, probs, strict=True):
+                    _note_guesses(step.sequences[root], guessed, ranked)
+            rows = step.add_level(parents, tokens, probs)
             step.choose(spent)
             parents = self._worth_deepening(step, rows, depth + 1)
             if not parents:
@@ -226,36 +230,25 @@ class Drafter:
             spent += self.deepen_cost.at(len(parents))
             guesses = below
 
-    def _add_level(
+    def _corrected(
         self, step: DraftStep, parents: list[int], guesses: Guesses, depth: int
-    ) -> dict[int, int]:
-        """Add the guesses below ``parents``; each new node with the row its guess stands in."""
-        candidates, floor = step.candidates, step.floor()
-        owners = [step.sequences[candidates.owner(parent)] for parent in parents]
-        probs = apply_all(
-            guesses.probs[:, 0], [owner.heads_correction.shift(depth) for owner in owners]
-        )
-        tokens, ranked = guesses.tokens[:, 0].tolist(), probs.tolist()
-        self._top[depth] += _TOP_RATE * (float(probs[:, 0].mean()) - self._top[depth])
-        rows: dict[int, int] = {}
-        for row, parent in enumerate(parents):
-            if depth == 1:
-                owners[row].note_guesses(tokens[row], ranked[row])
-            survival = candidates.survivals[parent]
-            if candidates.room_below(parent) <= 0:
-                continue
-            for token, prob in zip(tokens[row], ranked[row], strict=True):
-                if survival * prob < floor:
-                    break
-                rows[candidates.add(parent, token, prob, Source.HEADS)] = row
-        return rows
+    ) -> list[list[float]]:
+        """The guesses' probabilities as each request's experience corrects them."""
+        owners = [step.sequences[step.candidates.owner(parent)] for parent in parents]
+        probs = [
+            owner.heads_correction.apply_each(stated, depth)
+            for owner, stated in zip(owners, guesses.probs[:, 0].tolist(), strict=True)
+        ]
+        best = sum(ranked[0] for ranked in probs) / len(probs)
+        self._top[depth] += _TOP_RATE * (best - self._top[depth])
+        return probs
 
     def _worth_deepening(self, step: DraftStep, rows: dict[int, int], depth: int) -> list[int]:
         """The nodes whose best guess at ``depth`` should survive often enough to pay the call."""
         if depth > self._backend.num_heads:
             return []
         candidates, price, rate = step.candidates, step.price(), step.choice.rate
-        nodes = [node for node in rows if candidates.room_below(node) > 0]
+        nodes = candidates.with_room(rows)
         nodes.sort(key=candidates.survivals.__getitem__, reverse=True)
         gains = np.array([candidates.survivals[node] for node in nodes]) * self._top[depth] - price
         call = self.deepen_cost
@@ -308,15 +301,22 @@ class Drafter:
             self._lookup.learn(match.length, right)
             sequence.match = None
         correction = sequence.heads_correction
-        for token, prob in sequence.guesses[:_TESTED_GUESSES]:
-            correction.learn(prob, 1, token == first)
-        sequence.guesses = []
+        if sequence.guesses:
+            _learn_together(correction, 1, sequence.guesses, first)
+            sequence.guesses = []
         for node, token in zip(accepted.path[1:], accepted.tokens[1:], strict=True):
-            for child in tree.shape.children[node]:
-                if tree.sources[child] is Source.HEADS:
-                    correction.learn(
-                        tree.probs[child], tree.shape.depths[child], tree.tokens[child] == token
-                    )
+            below = [c for c in tree.shape.children[node] if tree.sources[c] is Source.HEADS]
+            if below:
+                guesses = [(tree.tokens[child], tree.probs[child]) for child in below]
+                _learn_together(correction, tree.shape.depths[below[0]], guesses, token)
+
+
+def _learn_together(
+    correction: Correction, depth: int, guesses: list[tuple[int, float]], came: int
+) -> None:
+    """Learn from guesses of one token, of which one at most can be the one that ``came``."""
+    tokens, probs = zip(*guesses, strict=True)
+    correction.learn(sum(probs), depth, came in tokens)
 
 
 def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
@@ -324,6 +324,12 @@ def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
     hidden = [sequence.hidden for sequence in sequences if sequence.hidden is not None]
     tokens = [sequence.last_tokens(1 + window) for sequence in sequences]
     return DraftState(np.array(hidden), np.array(tokens, np.int32))
+
+
+def _note_guesses(sequence: Sequence, tokens: list[int], probs: list[float]) -> None:
+    """Keep what the heads say of the next token, corrected, to learn from it."""
+    tested = slice(_TESTED_GUESSES)
+    sequence.guesses = list(zip(tokens[tested], probs[tested], strict=True))
 
 
 def _can_use_heads(sequence: Sequence) -> bool:

@@ -111,10 +111,6 @@ class Sequence:
         """Whether the heads may draft for it."""
         return self.request.speculation.mode in ("medusa", "fixed")
 
-    def note_guesses(self, tokens: list[int], probs: list[float]) -> None:
-        """Keep what the heads say of the next token, corrected, to learn from it."""
-        self.guesses = list(zip(tokens, probs, strict=True))
-
     def count(self, tree: DraftTree, accepted: Accepted) -> None:
         """Add one step to the statistics."""
         self.steps += 1

@@ -12,8 +12,10 @@ Knows neither where guesses come from nor what a step costs.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+import itertools
+import operator
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +23,11 @@ import numpy.typing as npt
 from gorgon.speculation.tree import DraftTree, Source, root_only, shape_of
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
 
 class Candidates:
-    """Grows by ``add``; ``trees`` takes the likeliest.
+    """Grows by single drafts, chains or levels; ``trees`` takes the likeliest.
 
     Args:
         roots: the root token of each request.
@@ -41,7 +44,7 @@ class Candidates:
         self.sources = [Source.ROOT] * len(roots)
         self._owners = list(range(len(roots)))
         self._max_depths = max_depths
-        self._children: list[dict[int, int]] = [{} for _ in roots]
+        self._next: dict[int, int] = {}  # of chains: the node below
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -59,79 +62,115 @@ class Candidates:
         """How much deeper the tree of ``node`` may go."""
         return self._max_depths[self._owners[node]] - self.depths[node]
 
-    def add(self, parent: int, token: int, prob: float, source: Source) -> int:
-        """A draft below ``parent``; a token that is there already becomes likelier.
+    def with_room(self, nodes: Iterable[int]) -> list[int]:
+        """Those of ``nodes`` that there is room below."""
+        owners, depths, limits = self._owners, self.depths, self._max_depths
+        return [node for node in nodes if depths[node] < limits[owners[node]]]
 
-        Two sources that name the same token are taken as independent evidence: it fails to come
-        only where both are wrong.
-        """
-        node = self._children[parent].get(token)
-        if node is not None:
-            self._merge(node, prob, source)
-            return node
-        node = len(self.tokens)
-        self._children[parent][token] = node
-        self._children.append({})
+    def add(self, parent: int, token: int, prob: float, source: Source) -> int:
+        """One draft below ``parent``, which has none with that token."""
         self.tokens.append(token)
         self.parents.append(parent)
-        self.depths.append(self.depths[parent] + 1)
         self.probs.append(prob)
         self.survivals.append(self.survivals[parent] * prob)
-        self.sources.append(source)
-        self._owners.append(self._owners[parent])
-        return node
+        self._note(1, parent, source)
+        return len(self.tokens) - 1
 
-    def _merge(self, node: int, prob: float, source: Source) -> None:
-        if self.sources[node] is source:
-            return
-        self.sources[node] = Source.BOTH
-        self.probs[node] = 1.0 - (1.0 - self.probs[node]) * (1.0 - prob)
-        self._update_survival(node)
-
-    def _update_survival(self, node: int) -> None:
-        self.survivals[node] = self.survivals[self.parents[node]] * self.probs[node]
-        for child in self._children[node].values():
-            self._update_survival(child)
-
-    def add_product(
+    def add_chain(
         self,
         root: int,
-        tokens: Sequence[Sequence[int]],
-        probs: Sequence[Sequence[float]],
+        tokens: Sequence[int],
+        probs: Sequence[float],
         floor: float,
-        max_nodes: int,
+        source: Source,
     ) -> None:
-        """The likeliest paths through independent heads (Medusa's Cartesian product).
+        """``tokens`` below each other and ``root``, which has no drafts yet.
 
         Args:
             root: the request's root.
-            tokens: ranked guesses of each head.
+            tokens: the first one comes after the root.
+            probs: how probable each is once the one before has come.
+            floor: survival below which a node is not wanted.
+            source: whose guesses they are.
+        """
+        products = itertools.accumulate(probs[: self.room_below(root)], operator.mul)
+        survivals = [survival for survival in products if survival >= floor]
+        first, count = len(self.tokens), len(survivals)
+        nodes = range(first, first + count)
+        parents = [root, *nodes][:count]
+        self._next.update(zip(parents, nodes, strict=True))
+        self.tokens += tokens[:count]
+        self.parents += parents
+        self.probs += probs[:count]
+        self.survivals += survivals
+        self._note(count, root, source)
+        self.depths[first:] = range(1, 1 + count)
+
+    def add_level(
+        self,
+        parents: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        probs: Sequence[Sequence[float]],
+        floor: float,
+        source: Source,
+    ) -> dict[int, int]:
+        """The guesses below each of ``parents``; only further levels may follow.
+
+        A token that a chain holds there already becomes likelier.
+
+        Args:
+            parents: nodes with room below, each once.
+            tokens: ranked guesses below each of them.
             probs: their probabilities, falling.
             floor: survival below which a node is not wanted.
-            max_nodes: nodes wanted at most.
+            source: whose guesses they are.
+
+        Returns:
+            The nodes that hold these guesses, each with its row.
         """
-        depth_limit = min(self.room_below(root), len(tokens))
-        heap: list[tuple[float, int, int, int]] = []
+        rows: dict[int, int] = {}
+        for row, parent in enumerate(parents):
+            survival, known = self.survivals[parent], self._next.get(parent)
+            first = len(self.tokens)
+            for token, prob in zip(tokens[row], probs[row], strict=True):
+                if survival * prob < floor:
+                    break
+                if known is not None and self.tokens[known] == token:
+                    self._agree(known, prob)
+                    rows[known] = row
+                else:
+                    self.tokens.append(token)
+                    self.probs.append(prob)
+                    self.survivals.append(survival * prob)
+            count = len(self.tokens) - first
+            self.parents += [parent] * count
+            self._note(count, parent, source)
+            rows.update(dict.fromkeys(range(first, first + count), row))
+        return rows
 
-        def offer(parent: int, depth: int, rank: int) -> None:
-            if depth < depth_limit and rank < len(tokens[depth]):
-                survival = self.survivals[parent] * probs[depth][rank]
-                if survival >= floor:
-                    heapq.heappush(heap, (-survival, parent, depth, rank))
+    def _note(self, count: int, parent: int, source: Source) -> None:
+        """What is the same for ``count`` new nodes below ``parent``."""
+        self.depths += [self.depths[parent] + 1] * count
+        self.sources += [source] * count
+        self._owners += [self._owners[parent]] * count
 
-        offer(root, 0, 0)
-        for _ in range(max_nodes):
-            if not heap:
-                break
-            _, parent, depth, rank = heapq.heappop(heap)
-            node = self.add(parent, tokens[depth][rank], probs[depth][rank], Source.HEADS)
-            offer(parent, depth, rank + 1)
-            offer(node, depth + 1, 0)
+    def _agree(self, node: int, prob: float) -> None:
+        """A second source names ``node`` with ``prob``.
 
-    def by_survival(self) -> list[int]:
-        """All drafts, the likeliest first, parents before their children."""
-        nodes = range(self.num_roots, len(self.tokens))
-        return sorted(nodes, key=self.survivals.__getitem__, reverse=True)
+        The two are taken as independent evidence: it fails to come only where both are wrong.
+        """
+        self.sources[node] = Source.BOTH
+        self.probs[node] = 1.0 - (1.0 - self.probs[node]) * (1.0 - prob)
+        below: int | None = node
+        while below is not None:
+            self.survivals[below] = self.survivals[self.parents[below]] * self.probs[below]
+            below = self._next.get(below)
+
+    def ranked(self, first: int) -> tuple[Ints, Floats]:
+        """All nodes from ``first`` on, likeliest first, parents before children, and survivals."""
+        survivals = np.array(self.survivals[first:])
+        order = np.negative(survivals).argsort(kind="stable")
+        return order + first, survivals[order]
 
     def trees(self, chosen: Sequence[int]) -> list[DraftTree]:
         """One tree for each root, of the drafts in ``chosen``.
@@ -140,27 +179,26 @@ class Candidates:
         one piece in the KV cache.
 
         Args:
-            chosen: a leading part of ``by_survival()``.
+            chosen: a leading part of ``ranked``.
         """
-        below: dict[int, list[int]] = {}
+        below: defaultdict[int, list[int]] = defaultdict(list)
         for node in chosen:
-            below.setdefault(self.parents[node], []).append(node)
+            below[self.parents[node]].append(node)
         return [self._tree(root, below) for root in range(self.num_roots)]
 
     def _tree(self, root: int, below: dict[int, list[int]]) -> DraftTree:
         if root not in below:
             return root_only(self.tokens[root])
         order: list[int] = []
-        parents: list[int] = []
-        stack = [(root, 0)]
+        stack = [root]
         while stack:
-            node, parent = stack.pop()
-            place = len(order)
+            node = stack.pop()
             order.append(node)
-            parents.append(parent)
-            stack += [(child, place) for child in reversed(below.get(node, ()))]
+            if node in below:
+                stack += reversed(below[node])
+        places = {node: place for place, node in enumerate(order)}
         return DraftTree(
-            shape_of(tuple(parents)),
+            shape_of(tuple([places[self.parents[node]] for node in order])),
             tuple([self.tokens[node] for node in order]),
             tuple([self.probs[node] for node in order]),
             tuple([self.sources[node] for node in order]),

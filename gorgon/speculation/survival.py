@@ -9,6 +9,7 @@ it far enough.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ _DEPTH_RATE = 0.05  # for the shift of one depth
 _MAX_SHIFT = 4.0
 _INHERIT_RATE = 0.05  # least weight of a finished request in what later ones start with
 _EPSILON = 1e-4
+_MOST = 1.0 - _EPSILON
 
 
 @dataclass(slots=True)
@@ -36,8 +38,13 @@ class Correction:
 
     def apply(self, probability: float, depth: int) -> float:
         """The corrected probability of one draft."""
-        p = _EPSILON if probability < _EPSILON else min(probability, 1.0 - _EPSILON)
-        return p / (p + (1.0 - p) * math.exp(-self.common - self.by_depth[min(depth, 16)]))
+        p = _within(probability)
+        return p / (p + (1.0 - p) * math.exp(-self.shift(depth)))
+
+    def apply_each(self, probabilities: Sequence[float], depth: int) -> list[float]:
+        """The corrected probabilities of several drafts."""
+        odds = math.exp(-self.shift(depth))  # of a draft that stated one half, against it
+        return [p / (p + (1.0 - p) * odds) for p in map(_within, probabilities)]
 
     def learn(self, corrected: float, depth: int, came: bool) -> None:
         """Note whether a draft that stated ``corrected`` came, its parent having come."""
@@ -49,9 +56,9 @@ class Correction:
 
 def apply_all(probabilities: npt.NDArray[np.floating], shifts: npt.ArrayLike) -> Floats:
     """``Correction.apply`` for arrays: probabilities [..., k], one shift for each row of k."""
-    p = np.clip(probabilities, _EPSILON, 1.0 - _EPSILON, dtype=np.float64)
-    factor = np.exp(-np.asarray(shifts, np.float64))[..., None]
-    result: Floats = p / (p + (1.0 - p) * factor)
+    p = np.clip(probabilities, _EPSILON, _MOST, dtype=np.float64)
+    odds = np.exp(np.negative(shifts))[..., None]
+    result: Floats = p / (p + (1.0 - p) * odds)
     return result
 
 
@@ -75,4 +82,9 @@ class Inheritance:
 
 
 def _clip(shift: float) -> float:
-    return min(max(shift, -_MAX_SHIFT), _MAX_SHIFT)
+    return shift if abs(shift) < _MAX_SHIFT else math.copysign(_MAX_SHIFT, shift)
+
+
+def _within(probability: float) -> float:
+    """What can be corrected: neither 0 nor 1."""
+    return probability if _EPSILON < probability < _MOST else min(max(probability, _EPSILON), _MOST)

@@ -14,13 +14,23 @@ from gorgon.speculation.tree import Source
 
 @st.composite
 def grown(draw: st.DrawFn) -> Candidates:
-    num_roots = draw(st.integers(1, 3))
+    """Lookups below some roots, then a few levels of guesses."""
+    num_roots, floor = draw(st.integers(1, 3)), draw(st.sampled_from([0.0, 0.1]))
     candidates = Candidates(list(range(num_roots)), [6] * num_roots)
-    sources = st.sampled_from([Source.HEADS, Source.LOOKUP])
-    for _ in range(draw(st.integers(0, 14))):
-        parent = draw(st.integers(0, len(candidates) - 1))
-        candidates.add(parent, draw(st.integers(0, 5)), draw(st.floats(0.01, 1)), draw(sources))
+    for root in range(num_roots):
+        tokens = draw(st.lists(st.integers(0, 5), max_size=4))
+        probs = [draw(st.floats(0.01, 1)) for _ in tokens]
+        candidates.add_chain(root, tokens, probs, floor, Source.LOOKUP)
+    parents = list(range(num_roots))
+    for _ in range(draw(st.integers(0, 3))):
+        guesses = [draw(st.permutations(range(6)))[:3] for _ in parents]
+        ranked = [sorted(draw(_three), reverse=True) for _ in parents]
+        below = candidates.add_level(parents, guesses, ranked, floor, Source.HEADS)
+        parents = list(below)[:4]
     return candidates
+
+
+_three = st.lists(st.floats(0.01, 1), min_size=3, max_size=3)
 
 
 @given(grown())
@@ -36,7 +46,7 @@ def test_survival_is_the_product_of_the_path(candidates: Candidates) -> None:
 
 @given(grown(), st.integers(0, 14))
 def test_any_leading_part_makes_whole_trees(candidates: Candidates, count: int) -> None:
-    chosen = candidates.by_survival()[:count]
+    chosen = candidates.ranked(candidates.num_roots)[0][:count].tolist()
     trees = candidates.trees(chosen)
     assert len(trees) == candidates.num_roots
     assert sum(len(tree) - 1 for tree in trees) == len(chosen)
@@ -50,43 +60,49 @@ def test_any_leading_part_makes_whole_trees(candidates: Candidates, count: int) 
 
 def test_two_sources_that_agree_are_likelier_than_either() -> None:
     candidates = Candidates([0], [4])
-    candidates.add(candidates.add(0, 7, 0.5, Source.LOOKUP), 8, 0.5, Source.LOOKUP)
-    node = candidates.add(0, 7, 0.6, Source.HEADS)
-    assert candidates.probs[node] == pytest.approx(0.8)
-    assert candidates.sources[node] is Source.BOTH
+    candidates.add_chain(0, (7, 8), [0.5, 0.5], 0.0, Source.LOOKUP)
+    rows = candidates.add_level([0], [[7, 9]], [[0.6, 0.1]], 0.0, Source.HEADS)
+    assert rows == {1: 0, 3: 0}
+    assert candidates.probs[1] == pytest.approx(0.8)
+    assert candidates.sources[1] is Source.BOTH
     assert candidates.survivals[2] == pytest.approx(0.4)
-    candidates.add(0, 7, 0.9, Source.LOOKUP)
-    assert len(candidates) == 3
 
 
 def test_room_ends_where_the_answer_does() -> None:
     candidates = Candidates([0, 1], [2, 0])
-    first = candidates.add(0, 5, 0.9, Source.LOOKUP)
-    second = candidates.add(first, 6, 0.9, Source.LOOKUP)
-    assert [candidates.room_below(node) for node in (0, 1, first, second)] == [2, 0, 1, 0]
-    candidates.add_product(1, [[7]], [[0.9]], floor=0.0, max_nodes=4)
-    assert candidates.num_drafts == 2
+    candidates.add_chain(0, (5, 6, 7), [0.9, 0.9, 0.9], 0.0, Source.LOOKUP)
+    candidates.add_chain(1, (5,), [0.9], 0.0, Source.LOOKUP)
+    assert [candidates.room_below(node) for node in range(4)] == [2, 0, 1, 0]
+    assert candidates.with_room(range(4)) == [0, 2]
 
 
-def test_the_product_of_independent_heads_is_grown_best_first() -> None:
+def test_what_survives_too_rarely_is_left_out() -> None:
+    candidates = Candidates([0, 1], [8, 8])
+    candidates.add_chain(0, (5, 6, 7), [0.9, 0.5, 0.9], 0.5, Source.LOOKUP)
+    candidates.add_level([0, 1], [[3, 4], [3, 4]], [[0.6, 0.4], [0.4, 0.3]], 0.5, Source.HEADS)
+    assert candidates.tokens[2:] == [5, 3]
+
+
+def test_levels_below_each_other_are_the_product_of_independent_heads() -> None:
     tokens = [[10, 11, 12], [20, 21, 22], [30, 31, 32]]
     probs = [[0.6, 0.3, 0.05], [0.5, 0.2, 0.1], [0.4, 0.3, 0.2]]
-    everything = sorted(
-        (
-            _product(probs, ranks)
-            for depth in (1, 2, 3)
-            for ranks in itertools.product(range(3), repeat=depth)
-        ),
-        reverse=True,
-    )
-    candidates = Candidates([0], [8])
-    candidates.add_product(0, tokens, probs, floor=0.0, max_nodes=20)
-    assert sorted(candidates.survivals[1:], reverse=True) == pytest.approx(everything[:20])
-    limited = Candidates([0], [8])
-    limited.add_product(0, tokens, probs, floor=0.1, max_nodes=20)
-    assert sorted(limited.survivals[1:], reverse=True) == pytest.approx(
-        [survival for survival in everything if survival >= 0.1]
-    )
+    everything = [
+        _product(probs, ranks)
+        for depth in (1, 2, 3)
+        for ranks in itertools.product(range(3), repeat=depth)
+    ]
+    for floor in (0.0, 0.1):
+        candidates = Candidates([0], [8])
+        parents = [0]
+        for guessed, ranked in zip(tokens, probs, strict=True):
+            count = len(parents)
+            parents = list(
+                candidates.add_level(
+                    parents, [guessed] * count, [ranked] * count, floor, Source.HEADS
+                )
+            )
+        wanted = sorted([survival for survival in everything if survival >= floor], reverse=True)
+        assert candidates.ranked(1)[1] == pytest.approx(wanted)
 
 
 def _product(probs: list[list[float]], ranks: tuple[int, ...]) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gorgon.speculation.lookup import LookupSurvival, Occurrences
+from gorgon.speculation.lookup import MAX_TOKENS, LookupSurvival, Occurrences
 
 
 def longest_match(text: list[int]) -> int:
     """Length of the longest end of ``text`` that occurs before and is followed by something."""
-    for length in range(min(32, len(text) - 1), 0, -1):
+    for length in range(min(16, len(text) - 1), 0, -1):
         for end in range(length, len(text)):
             if text[end - length : end] == text[-length:]:
                 return length
@@ -25,7 +25,7 @@ def test_a_match_is_an_earlier_occurrence_and_long_ones_are_found(
     end = 0
     for cut in [*cuts, len(text)]:  # as the text grows in steps of any size
         end = min(len(text), end + cut)
-        match = occurrences.match(text[:end], 5)
+        match = occurrences.match(text[:end])
         best = longest_match(text[:end])
         if match is None:
             assert best < 2
@@ -37,11 +37,11 @@ def test_a_match_is_an_earlier_occurrence_and_long_ones_are_found(
             for place in range(match.length, end)
             if text[place - match.length : place] == text[end - match.length : end]
         ]
-        assert any(tuple(text[p : min(p + 5, end)]) == match.tokens for p in places)
+        assert any(tuple(text[p : min(p + MAX_TOKENS, end)]) == match.tokens for p in places)
 
 
 def test_the_latest_of_equal_occurrences_counts() -> None:
-    match = Occurrences().match([1, 2, 7, 1, 2, 8, 1, 2], 3)
+    match = Occurrences().match([1, 2, 7, 1, 2, 8, 1, 2])
     assert match is not None
     assert match.tokens == (8, 1, 2)
 
