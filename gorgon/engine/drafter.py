@@ -26,7 +26,7 @@ from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
-from gorgon.speculation.lookup import LookupSurvival
+from gorgon.speculation.lookup import LookupSurvival, Match
 from gorgon.speculation.survival import Correction, Inheritance, apply_all
 from gorgon.speculation.tree import ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
 
@@ -159,12 +159,16 @@ class Drafter:
         for root in step.free:
             sequence = step.sequences[root]
             match = sequence.match = sequence.occurrences.match(sequence.tokens)
-            if match is not None:
+            if match is not None and self._stated(sequence, match) >= floor:
                 rates, places = self._lookup.classes(match)
                 rates = sequence.lookup_correction.apply_each(rates, 1)
                 probs = [rates[place] for place in places]
                 step.candidates.add_chain(root, match.tokens, probs, floor, Source.LOOKUP)
         step.choose()
+
+    def _stated(self, sequence: Sequence, match: Match) -> float:
+        """How probable the first token after ``match`` is."""
+        return sequence.lookup_correction.apply(self._lookup.at(match.length), 1)
 
     # -- heads ------------------------------------------------------------------------------------
 
@@ -295,9 +299,7 @@ class Drafter:
         first = accepted.tokens[0]
         if sequence.match is not None:
             match, right = sequence.match, sequence.match.tokens[0] == first
-            sequence.lookup_correction.learn(
-                sequence.lookup_correction.apply(self._lookup.at(match.length), 1), 1, right
-            )
+            sequence.lookup_correction.learn(self._stated(sequence, match), 1, right)
             self._lookup.learn(match.length, right)
             sequence.match = None
         correction = sequence.heads_correction

@@ -95,6 +95,8 @@ class Candidates:
         """
         products = itertools.accumulate(probs[: self.room_below(root)], operator.mul)
         survivals = [survival for survival in products if survival >= floor]
+        if not survivals:
+            return
         first, count = len(self.tokens), len(survivals)
         nodes = range(first, first + count)
         parents = [root, *nodes][:count]

@@ -21,8 +21,7 @@ _RATE = 0.10  # for the shift that all depths of a request share
 _DEPTH_RATE = 0.05  # for the shift of one depth
 _MAX_SHIFT = 4.0
 _INHERIT_RATE = 0.05  # least weight of a finished request in what later ones start with
-_EPSILON = 1e-4
-_MOST = 1.0 - _EPSILON
+_MOST = 1.0 - 1e-4  # what states more could not be corrected
 
 
 @dataclass(slots=True)
@@ -38,13 +37,13 @@ class Correction:
 
     def apply(self, probability: float, depth: int) -> float:
         """The corrected probability of one draft."""
-        p = _within(probability)
-        return p / (p + (1.0 - p) * math.exp(-self.shift(depth)))
+        return self.apply_each([probability], depth)[0]
 
     def apply_each(self, probabilities: Sequence[float], depth: int) -> list[float]:
         """The corrected probabilities of several drafts."""
-        odds = math.exp(-self.shift(depth))  # of a draft that stated one half, against it
-        return [p / (p + (1.0 - p) * odds) for p in map(_within, probabilities)]
+        odds = math.exp(-self.shift(depth))  # against a draft that states one half
+        highest = _MOST / (_MOST + (1.0 - _MOST) * odds)
+        return [p / (p + (1.0 - p) * odds) if p < _MOST else highest for p in probabilities]
 
     def learn(self, corrected: float, depth: int, came: bool) -> None:
         """Note whether a draft that stated ``corrected`` came, its parent having come."""
@@ -56,7 +55,7 @@ class Correction:
 
 def apply_all(probabilities: npt.NDArray[np.floating], shifts: npt.ArrayLike) -> Floats:
     """``Correction.apply`` for arrays: probabilities [..., k], one shift for each row of k."""
-    p = np.clip(probabilities, _EPSILON, _MOST, dtype=np.float64)
+    p = np.minimum(probabilities, _MOST, dtype=np.float64)
     odds = np.exp(np.negative(shifts))[..., None]
     result: Floats = p / (p + (1.0 - p) * odds)
     return result
@@ -83,8 +82,3 @@ class Inheritance:
 
 def _clip(shift: float) -> float:
     return shift if abs(shift) < _MAX_SHIFT else math.copysign(_MAX_SHIFT, shift)
-
-
-def _within(probability: float) -> float:
-    """What can be corrected: neither 0 nor 1."""
-    return probability if _EPSILON < probability < _MOST else min(max(probability, _EPSILON), _MOST)

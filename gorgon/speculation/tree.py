@@ -143,8 +143,9 @@ class DraftTree:
     sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
-        assert len(self.tokens) == len(self.shape)
-        assert len(self.probs) == len(self.sources) in (0, len(self.shape))
+        count = len(self.tokens)
+        assert count == len(self.shape.parents)
+        assert len(self.probs) == len(self.sources) in (0, count)
 
     def __len__(self) -> int:
         return len(self.tokens)
