@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tiny: Path, tmp_pat
 def test_what_was_stopped_goes_on_and_is_whole(tmp_path: Path) -> None:
     """Killed while quantising, stopped by Ctrl-C while measuring, then run to its end."""
     options = ["--type", "Q4_0", "--requantize", "--out", "out", "--tokens", "0", "--threads", "2"]
-    command = [default_model(), *options]
+    command: list[str | Path] = [default_model(), *options]
     workspace, out = tmp_path / "out.part", tmp_path / "out"
     killed = start(tmp_path, *command)
     killed.wait_for(workspace / "model-Q4_0.gguf.part")

@@ -1,7 +1,7 @@
 """Makes a LlamaForCausalLM with Vicuna's config scaled down; run by the converter's Python.
 
 model FOLDER              train a SentencePiece tokenizer as Llama's, write the checkpoint
-repack FOLDER OUT KIND    the same model as bin, sharded-bin or safetensors
+repack FOLDER OUT KIND    the same model as bin or sharded-bin
 bpe FOLDER TOKENS         a model with the byte-level BPE whose tokens and merges are in a file
 logits FOLDER IDS OUT     what transformers says of it
 heads FOLDER IDS OUT      Medusa heads trained on it, in released naming
@@ -121,7 +121,7 @@ def make_weights(config: LlamaConfig) -> LlamaForCausalLM:
 
 
 def repack(source: Path, target: Path, kind: str) -> None:
-    """The checkpoint ``source`` with its weights as PyTorch or safetensors write them."""
+    """The checkpoint ``source`` with its weights as PyTorch writes them."""
     target.mkdir()
     for path in source.iterdir():
         if "safetensors" not in path.name:
@@ -129,9 +129,7 @@ def repack(source: Path, target: Path, kind: str) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(source.glob("*.safetensors")):
         tensors |= load_file(path)
-    if kind == "safetensors":
-        save_file(tensors, target / "model.safetensors", {"format": "pt"})
-    elif kind == "bin":
+    if kind == "bin":
         torch.save(tensors, target / "pytorch_model.bin")
     else:
         names = sorted(tensors)
@@ -187,6 +185,7 @@ def make_bpe_model(folder: Path, source: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": given["bos"]}
     settings |= {"eos_token": given["eos"], "unk_token": given["eos"]}
+    settings["chat_template"] = "{{ messages[0].content }}"
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     sizes = {**TINY, "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 1}
     config = make_config({**sizes, "vocab_size": len(given["tokens"])})
