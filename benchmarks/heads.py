@@ -1,6 +1,6 @@
-"""What the heads cost: random weights of the default sizes, on the embedded model's embeddings.
+"""What the heads cost: those that come with Gorgon, or random ones of other types.
 
-    python -m benchmarks.heads [--threads 2] [--rows 1 8]
+    python -m benchmarks.heads [--threads 2] [--rows 1 8] [--type Q8_0 --block-type Q4_0]
 
 Times are least and median of the calls that one draft needs (on a machine that does other work
 the median is that work's): ``propose`` for independent heads, ``propose``
@@ -25,13 +25,17 @@ from gorgon.backend import DraftState, Guesses
 from gorgon.compile.sidecar import Sidecar, write
 from gorgon.config import EngineSettings
 from gorgon.llama import kernels
-from gorgon.llama.backend import default_model
+from gorgon.llama.backend import ASSETS, DEFAULT_HEADS, default_model
 from gorgon.llama.heads import Heads, load_heads
 from gorgon.llama.model import ModelInfo, inspect
 from gorgon.llama.tensor_types import TYPES, Rows
 
 NUM_OUTPUTS, HIDDEN, WINDOW, LENGTH, NUM_HEADS = 8192, 1024, 2, 512, 4
 REPEATS = 200
+SHIPPED = {
+    "conditioned": DEFAULT_HEADS,
+    "medusa": ASSETS / "smollm2-135m-instruct.independent.medusa.gguf",
+}
 _MODEL_BYTES = 128 << 20
 
 
@@ -47,16 +51,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--type", default="Q8_0", choices=sorted(TYPES))
-    parser.add_argument("--block-type", default="Q4_0", choices=sorted(TYPES))
+    parser.add_argument("--type", choices=sorted(TYPES), help="of random weights' output matrix")
+    parser.add_argument("--block-type", default="Q4_0", choices=sorted(TYPES), help="of the rest")
     arguments = parser.parse_args()
     status, base = kernels.load(), inspect(default_model())
     print(f"kernels: {status.isa or status.reason}; {arguments.threads} threads")
-    print(f"output {arguments.type}, rest {arguments.block_type}, milliseconds a draft")
+    what = f"random, output {arguments.type}, rest {arguments.block_type}"
+    print(f"{what if arguments.type else 'as shipped'}; milliseconds a draft")
     print(f"{'heads':<28}{'rows':>5}{'warm':>16}{'after a step':>18}")
     settings = EngineSettings(threads=arguments.threads, gpu_layers=0)
     for variant in ("conditioned", "medusa"):
-        heads = make(variant, base, settings, arguments.type, arguments.block_type)
+        if arguments.type:
+            heads = make(variant, base, settings, arguments.type, arguments.block_type)
+        else:
+            heads = load_heads(SHIPPED[variant], base, settings)
         for rows in arguments.rows:
             times = measure(heads, base, rows)
             label = f"{variant}, {heads.size / 1e6:.1f} MB"
