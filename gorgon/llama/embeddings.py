@@ -12,6 +12,7 @@ from gorgon.llama.gguf import GgufFile
 from gorgon.llama.model import ModelInfo
 
 _NAME = "token_embd.weight"
+_FEW = 8  # tokens at a time
 
 
 class Embeddings:
@@ -27,6 +28,7 @@ class Embeddings:
             self._rows: npt.NDArray[np.uint8] = np.asarray(file.read(_NAME))
         self._rows = self._rows.reshape(base.num_vocab, -1)
         self._num_embd = base.num_embd
+        self._make_room(_FEW)
         self._to_float = None
         if tensor.type != ggml.TYPE_F32:
             self._to_float = ggml.get_type_traits(tensor.type)[0].to_float
@@ -34,11 +36,21 @@ class Embeddings:
                 raise HeadsError(f"{base.path}: {_NAME} is {tensor.type_name}, no floats")
 
     def read(self, tokens: Ints) -> Floats:
-        """The embeddings of ``tokens``, shape [*tokens.shape, num_embd]."""
-        shape = (*tokens.shape, self._num_embd)
-        raw = self._rows[tokens.ravel()]
+        """The embeddings of ``tokens``, shape [*tokens.shape, num_embd]; valid until the next call.
+
+        They are made in memory that stays, which is still in the processor's cache.
+        """
+        shape, count = (*tokens.shape, self._num_embd), tokens.size
+        if count > len(self._raw):
+            self._make_room(count)
+        raw = self._rows.take(tokens.ravel(), 0, self._raw[:count], "clip")
         if self._to_float is None:
             return raw.view(np.float32).reshape(shape)
-        floats = np.empty(shape, np.float32)
-        self._to_float(raw.ctypes.data, floats.ctypes.data, floats.size)
-        return floats
+        self._to_float(self._raw_address, self._floats_address, count * self._num_embd)
+        return self._floats[:count].reshape(shape)
+
+    def _make_room(self, count: int) -> None:
+        """For ``count`` tokens at a time."""
+        self._raw = np.empty((count, self._rows.shape[1]), np.uint8)
+        self._floats = np.empty((count, self._num_embd), np.float32)
+        self._raw_address, self._floats_address = self._raw.ctypes.data, self._floats.ctypes.data

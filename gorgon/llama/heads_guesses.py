@@ -33,14 +33,14 @@ class Ranking:
             states: passed on.
         """
         top_k = probs.shape[-1]
-        order = np.argsort(-probs, axis=-1, kind="stable").reshape(-1, top_k)
+        order = np.negative(probs).reshape(-1, top_k).argsort(kind="stable")
         order += self._offsets_for(len(order), top_k)
-        ids = outputs.ravel()[order].reshape(outputs.shape)
-        ranked = probs.ravel()[order].reshape(probs.shape)
+        ids, ranked = outputs.take(order), probs.take(order).reshape(probs.shape)
         for i in range(probs.shape[1] if self._calibration else 0):
             knots = self._calibration[depth - 1 + i]
             ranked[:, i] = np.interp(ranked[:, i], knots.x, knots.y)
-        return Guesses(ids if self._token_map is None else self._token_map[ids], ranked, states)
+        tokens = ids if self._token_map is None else self._token_map.take(ids)
+        return Guesses(tokens.reshape(outputs.shape), ranked, states)
 
     def _offsets_for(self, rows: int, top_k: int) -> npt.NDArray[np.intp]:
         if len(self._offsets) < rows:
