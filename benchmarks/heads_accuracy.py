@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="new tokens, at most")
     parser.add_argument("--clients", type=int, default=4, help="answers at a time, for the trees")
     parser.add_argument("--trees", nargs="*", default=TREES)
+    parser.add_argument("--threads", type=int, default=EngineSettings().threads)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--heads", type=Path)
     arguments = parser.parse_args()
@@ -109,7 +110,10 @@ def main() -> None:
         recorders.append(Recorder(backend))
         return cast(Backend, recorders[0])
 
-    loaded = load(EngineSettings(model=arguments.model, heads=arguments.heads), wrap)
+    settings = EngineSettings(
+        model=arguments.model, heads=arguments.heads, threads=arguments.threads
+    )
+    loaded = load(settings, wrap)
     encode = make_encoder(None)(loaded.model)
     prompts = load_prompts(arguments.prompts, arguments.count)
     one = Load(1, arguments.length, natural=True, temperature=0.0, seed=0)

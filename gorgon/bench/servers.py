@@ -97,11 +97,12 @@ class LlamaServer:
 
     @classmethod
     def probe(cls, path: Path) -> LlamaServer:
-        """Ask the binary.
+        """Ask the binary; a name that is no file here is looked for on the PATH.
 
         Raises:
             BenchError: when it does not run.
         """
+        path = path.resolve() if path.is_file() else path
         version = _output(path, "--version")
         found = re.search(r"version: (.+)", version)
         return cls(path, found[1].strip() if found else "unknown", spec_types(_output(path, "-h")))

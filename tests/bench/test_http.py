@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -16,7 +17,7 @@ from gorgon.bench.document import PartyInfo
 from gorgon.bench.exchange import read_events, read_json, send
 from gorgon.bench.openai import HttpParty, gorgon_drafts, llama_server_drafts
 from gorgon.bench.prompts import Prompt
-from gorgon.bench.servers import answers, free_port, spec_types, start
+from gorgon.bench.servers import LlamaServer, answers, free_port, spec_types, start
 from gorgon.errors import BenchError
 
 INFO = PartyInfo(name="peer", kind="openai", version="", settings={})
@@ -140,6 +141,20 @@ def test_servers_that_do_not_start_show_their_last_words() -> None:
         pass
     with pytest.raises(BenchError, match="cannot start"), start(["/no/such"], 1, "/", {}):
         pass
+
+
+def test_a_binary_in_this_folder_needs_no_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "peer"
+    binary.write_text("#!/bin/sh\necho 'version: 7 (abc)'\necho '--spec-type none,ngram-mod x'\n")
+    binary.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    found = LlamaServer.probe(Path("peer"))
+    assert (found.path, found.version) == (binary, "7 (abc)")
+    assert found.draft_free == ("ngram-mod",)
+    with pytest.raises(BenchError, match="cannot run"):
+        LlamaServer.probe(Path("no-such-peer"))
 
 
 def test_what_llama_server_says_about_itself() -> None:
