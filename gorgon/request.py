@@ -14,6 +14,7 @@ Acceptance = Literal["lossless", "typical"]
 TreePaths = tuple[tuple[int, ...], ...]
 
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED: "draw one at random"
+MAX_TOP_K = 2**31 - 1  # what a C int holds
 MAX_LOGPROBS = 20  # alternatives a token, OpenAI's limit
 
 
@@ -52,7 +53,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _check(0.0 <= self.temperature <= 100.0, "temperature", "between 0 and 100")
-        _check(self.top_k >= 0, "top_k", "0 (off) or more")
+        _check(0 <= self.top_k <= MAX_TOP_K, "top_k", f"0 (off) to {MAX_TOP_K}")
         _check(0.0 < self.top_p <= 1.0, "top_p", "above 0 and at most 1")
         _check(0.0 <= self.min_p <= 1.0, "min_p", "between 0 and 1")
         _check(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty", "above 0, at most 10")

@@ -23,6 +23,7 @@ from gorgon.errors import GorgonError
 from gorgon.llama.model import Model
 from gorgon.request import (
     MAX_SEED,
+    MAX_TOP_K,
     Acceptance,
     FinishReason,
     Mode,
@@ -70,7 +71,7 @@ class LiveRequest(BaseModel):
     mode: Mode = "medusa"
     max_tokens: Annotated[int, Field(ge=1, description="new tokens, at most")] = 256
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0, le=MAX_TOP_K)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None

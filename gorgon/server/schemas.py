@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gorgon.request import (
     MAX_SEED,
+    MAX_TOP_K,
     Acceptance,
     FinishReason,
     Mode,
@@ -38,7 +39,7 @@ class GenerateRequest(BaseModel):
         bool, Field(description="put the prompt into the model's chat template as a user's turn")
     ] = True
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0, le=MAX_TOP_K)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0

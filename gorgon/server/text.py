@@ -124,8 +124,9 @@ class ChatPrompt:
                 bos_token=self._text(self._vocabulary.bos),
                 eos_token=self._text(self._vocabulary.eos),
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise RequestError(f"the chat template refuses this: {error}", "messages") from error
+        except Exception as error:  # a template is a program of the model's: it may raise anything
+            reason = str(error) or type(error).__name__
+            raise RequestError(f"the chat template refuses this: {reason}", "messages") from error
 
     def encode(
         self, messages: Iterable[Message], tools: Sequence[Mapping[str, Any]] | None = None

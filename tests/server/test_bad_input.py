@@ -59,6 +59,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "seed": -1}, "seed"),
     ({"prompt": "x", "seed": 2**32}, "seed"),
     ({"prompt": "x", "top_k": -1}, "top_k"),
+    ({"prompt": "x", "top_k": 2**31}, "top_k"),
     ({"prompt": "x", "stop": "end"}, "stop"),
     ({"prompt": "x", "tree": [[]]}, "tree"),
     ({"prompt": "x", "tree": "0;1"}, "tree"),

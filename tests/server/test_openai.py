@@ -254,6 +254,7 @@ def test_models_and_tokens(server: Running) -> None:
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0"),
         ({"temperature": -1}, "temperature"),
+        ({"top_k": 2**31}, "top_k"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"n": 99}, "n"),
         ({"max_tokens": 10**6}, "max_tokens"),

@@ -161,6 +161,23 @@ def test_a_template_may_refuse() -> None:
         chat.render([Message("system", "x")])
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(999999999) %}x{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{{ messages[7].content }}",
+        "{{ messages[0].content.no.such }}",
+        "{{ messages | sort }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_whatever_a_template_stumbles_on_is_said(template: str) -> None:
+    chat = ChatPrompt(ByteVocabulary(), template)
+    with pytest.raises(RequestError, match=r"the chat template refuses this: ."):
+        chat.render([Message("user", "x"), Message("user", "y")])
+
+
 def test_a_template_cannot_reach_python() -> None:
     chat = ChatPrompt(ByteVocabulary(), "{{ ''.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(RequestError):

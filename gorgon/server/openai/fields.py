@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gorgon.request import MAX_SEED, Acceptance, Mode, SamplingParams, SpeculationParams
+from gorgon.request import MAX_SEED, MAX_TOP_K, Acceptance, Mode, SamplingParams, SpeculationParams
 from gorgon.server.schemas import StopString, TreePath
 
 MAX_STOPS = 16
@@ -53,7 +53,7 @@ class GenerationFields(WireModel):
     max_tokens: Annotated[int | None, Field(ge=1, description="new tokens, at most")] = None
     temperature: Annotated[float | None, Field(ge=0, le=100)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=0, le=2**31 - 1, description="0 is off")] = None
+    top_k: Annotated[int | None, Field(ge=0, le=MAX_TOP_K, description="0 is off")] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     n: Annotated[int | None, Field(ge=1, le=MAX_CHOICES)] = None
     stop: Annotated[list[StopString], Field(max_length=MAX_STOPS)] | StopString | None = None
