@@ -27,6 +27,7 @@ from rich.table import Table
 from gorgon.backend import Floats, Output, Sampler
 from gorgon.config import EngineSettings
 from gorgon.engine.engine import Engine
+from gorgon.errors import GorgonError
 from gorgon.llama import kernels
 from gorgon.llama.backend import LlamaBackend
 from gorgon.request import Request, SamplingParams, SpeculationParams, TreePaths
@@ -70,6 +71,11 @@ class RecordingSampler:
 
     def __init__(self, inner: Sampler, trace: Trace) -> None:
         self._inner, self._trace = inner, trace
+
+    @property
+    def failure(self) -> GorgonError | None:
+        """See ``Sampler``."""
+        return self._inner.failure
 
     def draw(self, output: Output, row: int) -> int:
         self._trace.tokens.append(self._inner.draw(output, row))

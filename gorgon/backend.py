@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gorgon.errors import GorgonError
 from gorgon.request import SamplingParams
 
 Floats = npt.NDArray[np.float32]
@@ -76,6 +77,10 @@ class Sampler(Protocol):
 
     def observe(self, token: int) -> None:
         """Take note of a token that was accepted without being drawn here."""
+
+    @property
+    def failure(self) -> GorgonError | None:
+        """Why the request cannot go on, if it cannot; what was drawn last is then of no use."""
 
     def close(self) -> None:
         """Free native memory; the sampler must not be used afterwards."""

@@ -100,7 +100,9 @@ class ServerSettings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(
+        default=1024 * 1024, ge=1024, description="largest body; a token is some 4 bytes"
+    )
     chat_template: str | None = Field(
         default=None, description="'vicuna' or a Jinja file; the model's own if left out"
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Output
-from gorgon.errors import DecodeError, HeadsError
+from gorgon.errors import DecodeError, GorgonError, HeadsError
 from gorgon.request import Request, SamplingParams
 
 _MASK = 0xFFFFFFFF
@@ -81,6 +81,7 @@ class FakeSampler:
         self._random = random.Random(params.seed)
         self._seen = Counter(prompt)
         self.closed = False
+        self.failure: GorgonError | None = None
 
     def draw(self, output: Output, row: int) -> int:
         return self.draw_from(output.logits[row])

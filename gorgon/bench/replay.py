@@ -20,6 +20,7 @@ import numpy.typing as npt
 from gorgon.backend import Backend, BatchRow, DraftState, Floats, Guesses, Ints, Output, Sampler
 from gorgon.bench.accuracies import Accuracies
 from gorgon.bench.shapes import FIRST_WORD
+from gorgon.errors import GorgonError
 from gorgon.request import SamplingParams
 
 SCRIPT_LENGTH = 1 << 14
@@ -65,6 +66,11 @@ class ReplaySampler:
 
     def __init__(self, inner: Sampler, script: Script, place: int) -> None:
         self._inner, self._script, self._place = inner, script, place
+
+    @property
+    def failure(self) -> GorgonError | None:
+        """See ``Sampler``."""
+        return self._inner.failure
 
     def draw(self, output: Output, row: int) -> int:
         """The script's next token; leaves the place after it in the row's state."""

@@ -247,6 +247,8 @@ class Engine:
 
     def _update(self, placement: Placement, accepted: Accepted, output: Output) -> StepResult:
         sequence = placement.sequence
+        if sequence.sampler.failure is not None:
+            return self._fail(sequence, sequence.sampler.failure)
         self._time(sequence)
         sequence.count(placement.tree, accepted)
         sequence.max_batch = max(sequence.max_batch, len(self.scheduler.running))

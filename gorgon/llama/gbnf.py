@@ -19,6 +19,7 @@ from gorgon.errors import RequestError
 MAX_CHARS = 262_144
 MAX_DEPTH = 64  # parentheses within each other
 MAX_REPEATS = 2000  # llama.cpp's own limit for the counts of {m,n}
+MAX_VANISHING = 16  # symbols in a row that may be empty: each doubles the ways to read a text
 MAX_ELEMENTS = 500_000  # what all repetitions unfold to, in elements of 8 bytes
 
 _ESCAPE = r'\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[trn"\\\[\]-])'
@@ -54,6 +55,7 @@ class _Symbol:
     is_empty: bool = False
     is_optional: bool = False
     repeats_forever: bool = False
+    most: int = 1
 
 
 @dataclass(slots=True)
@@ -64,18 +66,30 @@ class _Rules:
     sizes: int = 0
 
     def nullable(self) -> set[str]:
-        """Rules that match the empty text, by fixpoint."""
+        """Rules that match the empty text.
+
+        Each rule is looked at again when one that it names turns out to be nullable.
+        """
+        users: dict[str, list[str]] = {}
+        for name, symbols in self.sequences():
+            for symbol in symbols:
+                if symbol.rule is not None:
+                    users.setdefault(symbol.rule, []).append(name)
         found: set[str] = set()
-        while True:
-            more = {
-                name
-                for name, alternatives in self.alternatives.items()
-                if name not in found
-                and any(all(_may_vanish(s, found) for s in seq) for seq in alternatives)
-            }
-            if not more:
-                return found
-            found |= more
+        to_check = list(self.alternatives)
+        while to_check:
+            name = to_check.pop()
+            alternatives = self.alternatives[name]
+            if name not in found and any(_all_may_vanish(seq, found) for seq in alternatives):
+                found.add(name)
+                to_check += users.get(name, ())
+        return found
+
+    def sequences(self) -> Iterator[tuple[str, list[_Symbol]]]:
+        """Every alternative with the rule that it belongs to."""
+        for name, alternatives in self.alternatives.items():
+            for symbols in alternatives:
+                yield name, symbols
 
 
 def check(grammar: str) -> None:
@@ -89,39 +103,70 @@ def check(grammar: str) -> None:
     rules = _Parser(grammar).parse()
     if "root" not in rules.alternatives:
         raise _refusal("has no rule named 'root'")
-    for symbols in _sequences(rules):
+    for _, symbols in rules.sequences():
         for symbol in symbols:
             if symbol.rule is not None and symbol.rule not in rules.alternatives:
                 raise _refusal(f"names the rule '{symbol.rule}', which is not there")
-    _refuse_left_recursion(rules)
-
-
-def _sequences(rules: _Rules) -> Iterator[list[_Symbol]]:
-    for alternatives in rules.alternatives.values():
-        yield from alternatives
+    nullable = rules.nullable()
+    _refuse_left_recursion(rules, nullable)
+    _refuse_vanishing(rules, nullable)
 
 
 def _may_vanish(symbol: _Symbol, nullable: set[str]) -> bool:
     return symbol.is_empty or symbol.is_optional or symbol.rule in nullable
 
 
-def _refuse_left_recursion(rules: _Rules) -> None:
-    nullable = rules.nullable()
+def _all_may_vanish(symbols: list[_Symbol], nullable: set[str]) -> bool:
+    return all(_may_vanish(symbol, nullable) for symbol in symbols)
+
+
+def _refuse_left_recursion(rules: _Rules, nullable: set[str]) -> None:
     leftmost: dict[str, set[str]] = {name: set() for name in rules.alternatives}
-    for name, alternatives in rules.alternatives.items():
-        for symbols in alternatives:
-            for symbol in symbols:
-                if symbol.repeats_forever and (symbol.is_empty or symbol.rule in nullable):
-                    raise _refusal(f"repeats what may be empty without end, in '{_own(name)}'")
-                if symbol.rule is not None:
-                    leftmost[name].add(symbol.rule)
-                if not _may_vanish(symbol, nullable):
-                    break
+    for name, symbols in rules.sequences():
+        for symbol in symbols:
+            if symbol.repeats_forever and (symbol.is_empty or symbol.rule in nullable):
+                raise _refusal(f"repeats what may be empty without end, in '{_own(name)}'")
+            if symbol.rule is not None:
+                leftmost[name].add(symbol.rule)
+            if not _may_vanish(symbol, nullable):
+                break
     try:
         TopologicalSorter(leftmost).prepare()
     except CycleError as error:
         names = {_own(name) for name in error.args[1]}
         raise _refusal(f"is left-recursive in {', '.join(sorted(names))}") from error
+
+
+def _refuse_vanishing(rules: _Rules, nullable: set[str]) -> None:
+    """llama.cpp follows all readings at once and tries every token with each of them."""
+    vanishing = {
+        name: [seq for seq in rules.alternatives[name] if _all_may_vanish(seq, nullable)]
+        for name in nullable
+    }
+    uses = {
+        name: {s.rule for seq in found for s in seq if s.rule in nullable}
+        for name, found in vanishing.items()
+    }
+    sizes: dict[str | None, int] = {}
+    for name in TopologicalSorter(uses).static_order():
+        assert name is not None
+        lengths = [sum(_vanishing_size(s, sizes) for s in seq) for seq in vanishing[name]]
+        sizes[name] = min(max(1, *lengths), MAX_ELEMENTS)
+    for name, symbols in rules.sequences():
+        run = 0
+        for symbol in symbols:
+            vanishes = _may_vanish(symbol, nullable)
+            run = run + _vanishing_size(symbol, sizes) if vanishes else 0
+            if run > MAX_VANISHING:
+                raise _refusal(
+                    f"has more than {MAX_VANISHING} symbols in a row that may be empty, in "
+                    f"'{_own(name)}': there are too many ways to read a text"
+                )
+
+
+def _vanishing_size(symbol: _Symbol, sizes: dict[str | None, int]) -> int:
+    """How many symbols a symbol stands for when it vanishes."""
+    return sizes[symbol.rule] * symbol.most if symbol.rule in sizes else 1
 
 
 def _own(name: str) -> str:
@@ -212,7 +257,8 @@ class _Parser:
             raise _refusal("repeats what may be empty without end", token.line)
         symbol.is_optional = symbol.is_optional or least == 0
         symbol.repeats_forever = symbol.repeats_forever or most is None
-        symbol.size *= max(1, least, most or 1)
+        symbol.most = max(1, most or 1)
+        symbol.size *= max(least, symbol.most)
         self._rules.sizes += symbol.size
         if self._rules.sizes > MAX_ELEMENTS:
             raise _refusal("unfolds to too much; repeat less", token.line)

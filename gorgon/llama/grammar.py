@@ -7,6 +7,7 @@ is tested before it is accepted, and a grammar is checked before llama.cpp reads
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gorgon.llama import gbnf
 from gorgon.llama.library import llama
 from gorgon.llama.model import Model
 
+MAX_DRAW_SECONDS = 5.0  # everybody waits for a draw
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("prob", np.float32)])
 
 
@@ -102,16 +104,24 @@ class GrammarSampler:
         self._all, self._one = Candidates(model.info.num_vocab), Candidates(1)
         self._trigger, self._written = trigger and trigger.encode(), b""
         self._is_dead = False
+        self.failure: RequestError | None = None
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``; an end-of-generation token where no token can continue the text."""
-        logits = output.logits[row]
+        logits, began = output.logits[row], time.perf_counter()
         self._all.fill(logits)
         self._all.apply(self._chain)
         token = self._all.selected
         if not self._fits(token):
             token = self._draw_fitting(logits)
         self.observe(token)
+        if time.perf_counter() - began > MAX_DRAW_SECONDS:
+            self.failure = RequestError(
+                f"a token took more than {MAX_DRAW_SECONDS:g} s: there are too many ways to read "
+                "a text by this grammar",
+                "grammar",
+            )
+            self._is_dead = True
         return token
 
     def observe(self, token: int) -> None:

@@ -24,6 +24,8 @@ _RANDOM_SEED = 0xFFFFFFFF
 class GreedySampler:
     """The argmax of the logits; the first one where several are equal, as llama.cpp does it."""
 
+    failure = None
+
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""
         return int(output.logits[row].argmax())
@@ -37,6 +39,8 @@ class GreedySampler:
 
 class ChainSampler:
     """A llama.cpp sampler chain: bias, penalties, top-k, top-p, min-p, temperature, draw."""
+
+    failure = None
 
     def __init__(self, context: Context, params: SamplingParams, prompt: Sequence[int]) -> None:
         self._context = context

@@ -14,6 +14,7 @@ from gorgon.engine.load import Loaded
 from gorgon.engine.worker import Worker
 from gorgon.errors import RequestError, TimeLimitError
 from gorgon.request import FinishReason, Mode, Request, RequestStats, StepResult
+from gorgon.server.preparation import prepared
 from gorgon.server.schemas import CompareResponse, GenerateRequest, GenerateResponse
 from gorgon.server.text import ChatPrompt, Message, TextStream, choose_template
 
@@ -59,7 +60,7 @@ class Generator:
         Raises:
             GorgonError: what the engine answers to a request that it cannot serve.
         """
-        prompt_ids = self.encode(body)
+        prompt_ids = await prepared(len(body.prompt), lambda: self.encode(body))
         num_prompt = len(prompt_ids)
         request = Request(
             id=uuid.uuid4().hex,

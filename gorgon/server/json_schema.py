@@ -17,6 +17,7 @@ from gorgon.errors import RequestError
 from gorgon.server import number_ranges
 
 MAX_DEPTH = 48
+MAX_CHOICES = 1000  # values of enums and schemas of anyOf, all together: each slows every draw
 MAX_REPEATS = 2000  # the most that llama.cpp repeats
 
 _ANNOTATIONS = {
@@ -94,6 +95,7 @@ class Grammar:
         self._field = field
         self._rules: dict[str, str] = {}
         self._refs: dict[tuple[int, str], str] = {}
+        self._num_choices = 0
 
     def add(self, schema: Any, path: str = "") -> str:
         """The name of a rule for ``schema``, ``path`` being where it stands below ``field``."""
@@ -169,13 +171,20 @@ class Grammar:
             values = [value for value in values if any(_is_a(value, kind) for kind in types)]
             if not values:
                 raise self._refusal(f"{path}.enum", "has no value of the type")
+        self._count_choices(len(values), f"{path}.enum")
         return self.rule(path, " | ".join(map(_constant, values)))
+
+    def _count_choices(self, count: int, path: str) -> None:
+        self._num_choices += count
+        if self._num_choices > MAX_CHOICES:
+            raise self._refusal(path, f"makes more than {MAX_CHOICES} choices in the whole schema")
 
     def _any_of(self, schema: dict[str, Any], whole: Any, path: str, depth: int) -> str:
         keyword = "anyOf" if "anyOf" in schema else "oneOf"
         choices = schema[keyword]
         if not isinstance(choices, list) or not choices:
             raise self._refusal(f"{path}.{keyword}", "must be a list of one schema or more")
+        self._count_choices(len(choices), f"{path}.{keyword}")
         names = [
             self._visit(choice, whole, f"{path}.{keyword}.{i}", depth + 1)
             for i, choice in enumerate(choices)

@@ -35,6 +35,7 @@ from gorgon.request import (
 )
 from gorgon.server.events import unless_gone
 from gorgon.server.generation import Generator
+from gorgon.server.preparation import prepared
 from gorgon.server.schemas import TreePath
 from gorgon.server.text import Message, TextStream
 
@@ -67,7 +68,7 @@ class LiveRequest(BaseModel):
         },
     )
 
-    messages: Annotated[list[LiveMessage], Field(min_length=1, max_length=1024)]
+    messages: Annotated[list[LiveMessage], Field(min_length=1, max_length=1024, fail_fast=True)]
     mode: Mode = "medusa"
     max_tokens: Annotated[int, Field(ge=1, description="new tokens, at most")] = 256
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
@@ -150,7 +151,8 @@ async def _stream(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
 async def _events(generator: Generator, body: LiveRequest) -> AsyncIterator[str]:
     model = generator.loaded.model
     turns = [Message(message.role, message.content) for message in body.messages]
-    request = body.for_engine(generator.chat.encode(turns))
+    size = sum(len(turn.content) for turn in turns)
+    request = body.for_engine(await prepared(size, lambda: generator.chat.encode(turns)))
     story = Story(model, time.perf_counter())
     began = False
     async for result in generator.results(request):

@@ -363,3 +363,15 @@ def test_the_id_of_a_finished_request_may_come_again() -> None:
         answer = driver.send(request)
         driver.run()
         driver.expect(answer)
+
+
+def test_a_sampler_that_gives_up_ends_its_request_alone() -> None:
+    driver = Driver()
+    slow, other = driver.submit((1, 2, 3), 20), driver.submit((4, 5), 20)
+    driver.step(3)
+    sampler = driver.backend.samplers[0]
+    sampler.failure = RequestError("too slow", "grammar")
+    driver.run()
+    assert slow.error is sampler.failure
+    driver.expect(other)
+    driver.close()

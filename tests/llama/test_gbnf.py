@@ -45,6 +45,27 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        "root ::= " + "x " * 17 + "\nx ::= [a-z ]*",
+        "root ::= " + '"a"? ' * 17,
+        "root ::= a{0,17}\na ::= " + '"b" | ""',
+        "root ::= r0\n"
+        + "\n".join(f"r{i} ::= r{i + 1} r{i + 1}" for i in range(5))
+        + '\nr5 ::= "a" | ""',
+    ],
+)
+def test_too_many_ways_to_read_a_text_are_refused(grammar: str) -> None:
+    with pytest.raises(RequestError, match="too many ways"):
+        gbnf.check(grammar)
+
+
+def test_a_long_chain_of_rules_is_checked_at_once() -> None:
+    rules = [f"r{i} ::= r{i + 1}" for i in range(8000)]
+    gbnf.check("\n".join(["root ::= r0", *rules, 'r8000 ::= ""']))
+
+
 @pytest.mark.parametrize("grammar", GOOD)
 def test_good_grammars_pass(grammar: str) -> None:
     gbnf.check(grammar)

@@ -91,6 +91,13 @@ def test_what_a_grammar_cannot_keep_is_refused(schema: dict[str, Any], where: st
     assert where in str(refusal.value)
 
 
+def test_choices_are_limited_in_all() -> None:
+    words = {"enum": [f"w{i}" for i in range(600)]}
+    schema_grammar({"type": "array", "items": words}, "schema")
+    with pytest.raises(RequestError, match=r"b\.enum makes more than 1000 choices"):
+        schema_grammar({"type": "object", "properties": {"a": words, "b": words}}, "schema")
+
+
 def test_endless_nesting_is_refused() -> None:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(200):

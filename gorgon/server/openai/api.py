@@ -64,13 +64,12 @@ class OpenAi:
 
     # -- whole answers ----------------------------------------------------------------------------
 
-    async def chat(self, body: ChatRequest) -> answers.ChatAnswer:
+    async def chat(self, job: Job) -> answers.ChatAnswer:
         """A whole answer to a chat.
 
         Raises:
             GorgonError: when it cannot be served.
         """
-        job = self.job(body)
         choices = await self._run(job)
         return answers.ChatAnswer(
             id=job.id,
@@ -81,13 +80,12 @@ class OpenAi:
             speculation=speculation(choices),
         )
 
-    async def complete(self, body: CompletionRequest) -> answers.TextAnswer:
+    async def complete(self, job: Job) -> answers.TextAnswer:
         """Whole continuations of one or more texts.
 
         Raises:
             GorgonError: when it cannot be served.
         """
-        job = self.job(body)
         choices = await self._run(job)
         return answers.TextAnswer(
             id=job.id,

@@ -7,11 +7,18 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from gorgon.request import MAX_LOGPROBS
-from gorgon.server.openai.fields import GenerationFields, WireModel
+from gorgon.server.openai.fields import MAX_CHOICES, GenerationFields, WireModel
 from gorgon.server.openai.messages import ChatMessage
 
+MAX_MESSAGES = 2048
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+# fail_fast: of a million wrong items one is enough to be told about.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+Prompts = Annotated[list[str], Field(max_length=MAX_CHOICES, fail_fast=True)]
+PromptsOfIds = Annotated[list[TokenIds], Field(max_length=MAX_CHOICES, fail_fast=True)]
+Messages = Annotated[
+    list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+]
 
 
 class JsonSchema(WireModel):
@@ -86,7 +93,7 @@ class ChatRequest(GenerationFields):
         }
     )
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
@@ -115,7 +122,7 @@ class CompletionRequest(GenerationFields):
         json_schema_extra={"examples": [{"prompt": "Once upon a time", "max_tokens": 32}]}
     )
 
-    prompt: str | TokenIds | list[str] | list[TokenIds]
+    prompt: str | TokenIds | Prompts | PromptsOfIds
     echo: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
 
@@ -126,7 +133,7 @@ class TokenizeRequest(WireModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Hello, world"}]})
 
     text: str | None = None
-    messages: Annotated[list[ChatMessage] | None, Field(min_length=1)] = None
+    messages: Messages | None = None
     add_special: Annotated[bool, Field(description="BOS where the model wants one")] = True
 
     @model_validator(mode="after")
@@ -141,4 +148,4 @@ class DetokenizeRequest(WireModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"tokens": [19556, 28, 905]}]})
 
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
@@ -19,6 +19,11 @@ from gorgon.server.openai.bodies import (
     TokenizeRequest,
 )
 from gorgon.server.openai.fields import GenerationFields
+from gorgon.server.openai.job import Job
+from gorgon.server.preparation import prepared
+
+T = TypeVar("T")
+Answer = TypeVar("Answer", answers.ChatAnswer, answers.TextAnswer)
 
 logger = logging.getLogger("gorgon.server")
 
@@ -39,11 +44,20 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
     """Everything that speaks OpenAI's protocol; ``openai`` raises while there is no model."""
     router = APIRouter()
 
-    async def answer(request: Request, body: GenerationFields, work: Any) -> Any:
+    async def generate(
+        request: Request,
+        body: ChatRequest | CompletionRequest,
+        whole: Callable[[OpenAi, Job], Awaitable[Answer]],
+    ) -> Response | Answer:
         _note(request, body, settings)
-        reply = await unless_gone(work, request)
-        if reply is None:
-            return Response(status_code=CLIENT_GONE)
+        api = openai()
+        job = await _prepared(request, lambda: api.job(body))
+        if body.stream:
+            return await _stream(request, api.stream(job))
+        reply = await unless_gone(whole(api, job), request)
+        return Response(status_code=CLIENT_GONE) if reply is None else _noted(request, reply)
+
+    def _noted(request: Request, reply: Answer) -> Answer:
         request.state.facts |= {
             "prompt_tokens": reply.usage.prompt_tokens,
             "completion_tokens": reply.usage.completion_tokens,
@@ -55,20 +69,12 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
     @router.post("/v1/chat/completions", response_model=answers.ChatAnswer, responses=_STREAM)
     async def chat_completions(request: Request, body: ChatRequest) -> Any:
         """Continue a chat; with ``stream`` as server-sent events."""
-        api = openai()
-        if body.stream:
-            _note(request, body, settings)
-            return await _stream(request, api.stream(api.job(body)))
-        return await answer(request, body, api.chat(body))
+        return await generate(request, body, OpenAi.chat)
 
     @router.post("/v1/completions", response_model=answers.TextAnswer, responses=_STREAM)
     async def completions(request: Request, body: CompletionRequest) -> Any:
         """Continue a text as it stands, or several; with ``stream`` as server-sent events."""
-        api = openai()
-        if body.stream:
-            _note(request, body, settings)
-            return await _stream(request, api.stream(api.job(body)))
-        return await answer(request, body, api.complete(body))
+        return await generate(request, body, OpenAi.complete)
 
     @router.get("/v1/models", response_model=answers.ModelList)
     async def models() -> answers.ModelList:
@@ -83,16 +89,22 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
         return api.card
 
     @router.post("/tokenize", response_model=answers.TokenizeAnswer)
-    async def tokenize(body: TokenizeRequest) -> answers.TokenizeAnswer:
+    async def tokenize(request: Request, body: TokenizeRequest) -> answers.TokenizeAnswer:
         """Token ids of a text, or of a chat as the model sees it."""
-        return openai().tokenize(body)
+        api = openai()
+        return await _prepared(request, lambda: api.tokenize(body))
 
     @router.post("/detokenize", response_model=answers.DetokenizeAnswer)
-    async def detokenize(body: DetokenizeRequest) -> answers.DetokenizeAnswer:
+    async def detokenize(request: Request, body: DetokenizeRequest) -> answers.DetokenizeAnswer:
         """The text of token ids."""
-        return openai().detokenize(body)
+        api = openai()
+        return await _prepared(request, lambda: api.detokenize(body))
 
     return router
+
+
+async def _prepared(request: Request, work: Callable[[], T]) -> T:
+    return await prepared(len(await request.body()), work)
 
 
 def _note(request: Request, body: GenerationFields, settings: ServerSettings) -> None:
