@@ -66,6 +66,7 @@ class EnergyMeter:
     def __init__(self) -> None:
         self._zones = [zone for zone in _rapl_zones() if _read_int(zone / "energy_uj") is not None]
         self._sampler: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
         self._lock = threading.Lock()
         self._gpu_joules = 0.0
         self._read_at = time.perf_counter()
@@ -77,7 +78,8 @@ class EnergyMeter:
             self._sampler = subprocess.Popen(
                 [*query, "-lms", str(_SMI_MILLISECONDS)], stdout=subprocess.PIPE, text=True
             )
-            threading.Thread(target=self._sample, daemon=True).start()
+            self._reader = threading.Thread(target=self._sample, daemon=True)
+            self._reader.start()
         return self
 
     def __exit__(
@@ -90,6 +92,10 @@ class EnergyMeter:
         if self._sampler is not None:
             self._sampler.terminate()
             self._sampler.wait()
+            if self._reader is not None:
+                self._reader.join()
+            if self._sampler.stdout is not None:
+                self._sampler.stdout.close()
 
     @property
     def available(self) -> bool:
