@@ -9,7 +9,7 @@ from gorgon.speculation.budget import Floats
 from gorgon.speculation.habit import Habit
 
 FLAT: Floats = np.array([0.0, *np.linspace(1.0, 1.3, 64)])  # seconds of 0 to 64 tokens
-STEEP: Floats = np.arange(65) * 1.0
+STEEP: Floats = np.arange(65, dtype=np.float64)
 LIKELY: Floats = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
 
 
