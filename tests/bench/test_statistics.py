@@ -31,14 +31,14 @@ def test_repeats_of_a_prompt_are_not_more_prompts() -> None:
     assert (often.low, often.high) == pytest.approx((once.low, once.high))
 
 
-@pytest.mark.parametrize("count", [4, 8, 24])
+@pytest.mark.parametrize("count", [2, 3, 8])
 def test_equal_parties_are_told_equal_in_95_of_100_runs(count: int) -> None:
     rng = np.random.default_rng(3)
-    runs, held = 300, 0
+    runs, held = 200, 0
     for _ in range(runs):
         a, b = np.exp(rng.normal(0, 0.1, (2, count)))
         held += paired_ratio(a.tolist(), b.tolist(), list(range(count))).holds_one
-    assert 0.90 <= held / runs <= 0.985
+    assert 0.92 <= held / runs <= 0.985
 
 
 def test_student_quantiles_of_the_tables() -> None:
