@@ -12,6 +12,7 @@ namespace {
 #define INLINE inline __attribute__((always_inline))
 
 INLINE void fetch(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
+INLINE void fetch_once(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_NTA); }  // keeps other caches as they are
 
 #if GORGON_ISA == 512
 
