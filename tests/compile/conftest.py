@@ -114,6 +114,14 @@ def vicuna(converter_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.fixture(scope="session")
+def f16(converter_python: Path, vicuna: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint as the converter writes it."""
+    path = tmp_path_factory.mktemp("f16") / "vicuna-tiny-F16.gguf"
+    converter.convert(converter_python, vicuna, path, "F16", lambda fraction: None)
+    return path
+
+
 def encode_with_sentencepiece(python: Path, folder: Path, texts: list[str]) -> list[list[int]]:
     """Ids of SentencePiece itself, no special tokens."""
     code = (

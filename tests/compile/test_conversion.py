@@ -43,13 +43,6 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def f16(vicuna: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("f16") / "out"
-    order = Order(str(vicuna), out, Quantization("F16"), num_tokens=0)
-    return compile_model(order, Console(quiet=True)) / "model-F16.gguf"
-
-
-@pytest.fixture(scope="module")
 def model(f16: Path) -> Iterator[Model]:
     loaded = Model(EngineSettings(model=f16, threads=1), f16)
     yield loaded
@@ -74,8 +67,9 @@ def test_logits_are_those_of_transformers(
     found = context.decode(rows).logits.copy()
     context.close()
     error = np.abs(found - expected).max() / np.abs(expected).max()
-    # Weights rounded alike, products in F16 against F32: 1.7e-3 here (docs/compile.md).
-    assert error < 5e-3
+    # Weights rounded alike, products in F16 against F32 (docs/compile.md).
+    print(f"largest difference {error:.2e} of the largest logit")
+    assert error < 2e-3
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.97
 
 

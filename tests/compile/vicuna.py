@@ -92,7 +92,7 @@ def make_config(sizes: dict[str, int]) -> LlamaConfig:
         rms_norm_eps=1e-6,
         hidden_act="silu",
         tie_word_embeddings=False,
-        initializer_range=0.08,
+        initializer_range=0.02,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
