@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 from gorgon.compile.quality import Quality
 
+# Of the axis of KL divergences, which is logarithmic but for its beginning.
+_LINEAR_BELOW, _LEFT_OF_ZERO = 1e-4, 3e-5
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -34,9 +37,10 @@ def draw(points: Sequence[Point], target: Path) -> None:
         sizes = [point.size / 1e6 for point in points]
         _scatter(panes[0], points, sizes, "size of the file (MB)")
         if has_quality:
-            _scatter(panes[1], points, [_distance(p) for p in points], "KL divergence (nats)")
-            panes[1].set_xscale("symlog", linthresh=1e-4)
-            panes[1].set_xlim(left=0)
+            distances = [_distance(point) for point in points]
+            _scatter(panes[1], points, distances, "KL divergence (nats)")
+            panes[1].set_xscale("symlog", linthresh=_LINEAR_BELOW)
+            panes[1].set_xlim(-_LEFT_OF_ZERO, 5 * max(*distances, _LINEAR_BELOW))
         figure.suptitle("One token a step, on this machine: up and to the left is better")
         figure.savefig(target, dpi=120)
 
@@ -58,5 +62,5 @@ def _scatter(pane: Axes, points: Sequence[Point], xs: Sequence[float], label: st
         )
     pane.set_xlabel(label)
     pane.set_ylabel("tokens/s")
-    pane.set_ylim(bottom=0)
-    pane.margins(x=0.15, y=0.15)
+    pane.margins(x=0.15)
+    pane.set_ylim(0, 1.15 * max(point.tokens_per_second for point in points))

@@ -37,7 +37,8 @@ def train(model: Path, folder: Path) -> Path:
     prompts, out = folder / "prompts.txt", folder / "vicuna.medusa.gguf"
     prompts.write_text("\n".join(" ".join(drawn.choices(WORDS, k=6)) for _ in range(80)))
     options = [text for name, value in TRAINING.items() for text in (f"--{name}", str(value))]
-    command = [*GORGON, "train", "--model", model, "--prompts", prompts, "--out", out, *options]
+    files = ["--model", str(model), "--prompts", str(prompts), "--out", str(out)]
+    command = [*GORGON, "train", *files, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
