@@ -9,6 +9,7 @@ import numpy as np
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation import budget
 from gorgon.speculation.candidates import Candidates
+from gorgon.speculation.habit import Plan
 from gorgon.speculation.tree import DraftTree, Source
 
 
@@ -20,6 +21,7 @@ class DraftStep:
         sequences: the requests, in the order of the candidates' roots.
         free: indices of those whose trees are to be chosen.
         curve: seconds of a step by its tokens, as far as there is room.
+        plan: the number of drafts, where it is not for this step to choose.
     """
 
     def __init__(
@@ -28,25 +30,35 @@ class DraftStep:
         sequences: Seq[Sequence],
         free: list[int],
         curve: budget.Floats,
+        plan: Plan | None = None,
     ) -> None:
         self.candidates, self.sequences, self.free = candidates, sequences, free
         self._num_sure, self._curve = len(candidates), curve
         self._num_room = len(curve) - 1 - self._num_sure
         self._flattest = budget.least_survival(self._num_sure, curve, 1.0)
+        self._num_wanted = self._num_room if plan is None else plan.width
         self._ranked, self._least_ranked = np.empty(0, np.intp), 0.0
-        self.choice = budget.choose(np.empty(0), self._num_sure, curve)
+        self._plan, self.survivals, self.spent = plan, np.empty(0), 0.0
+        self.choice = self._choose(0.0)
 
     def choose(self, spent: float = 0.0) -> budget.Choice:
         """Find the best number of drafts beside the roots and the fixed trees, and keep it."""
-        nodes, survivals = self.candidates.ranked(self._num_sure)
+        nodes, self.survivals = self.candidates.ranked(self._num_sure)
         self._ranked = nodes[: self._num_room]
-        if 0 < self._num_room <= len(nodes):
-            self._least_ranked = float(survivals[self._num_room - 1])
-        self.choice = budget.choose(survivals, self._num_sure, self._curve, spent)
+        if 0 < self._num_wanted <= len(nodes):
+            self._least_ranked = float(self.survivals[self._num_wanted - 1])
+        self.choice, self.spent = self._choose(spent), spent
         return self.choice
+
+    def _choose(self, spent: float) -> budget.Choice:
+        if self._plan is None:
+            return budget.choose(self.survivals, self._num_sure, self._curve, spent)
+        return budget.Choice(min(self._plan.num_drafts, self._num_room), self._plan.rate)
 
     def floor(self) -> float:
         """Survival below which no draft can pay at the rate of the last choice, or has no room."""
+        if self._plan is not None:
+            return self._least_ranked
         return max(self.choice.rate * self._flattest, self._least_ranked)
 
     def add_level(
@@ -57,11 +69,28 @@ class DraftStep:
 
     def price(self) -> float:
         """Survival that one more draft beside those last chosen must have to pay."""
+        if self._plan is not None:
+            return self._least_ranked
         num_tokens = self._num_sure + self.choice.num_drafts
         return budget.least_survival(num_tokens, self._curve, self.choice.rate)
 
     def trees(self) -> list[DraftTree]:
-        """The trees of the fixed drafts and the likeliest of the others, as last chosen."""
+        """The trees of the fixed drafts and the likeliest of the others, as last chosen.
+
+        Where a plan says how many, they are filled up to it.
+        """
         fixed = range(self.candidates.num_roots, self._num_sure)
         chosen = self._ranked[: self.choice.num_drafts].tolist()
+        if self._plan is not None:
+            chosen += self._fill(self.choice.num_drafts - len(chosen))
         return self.candidates.trees([*fixed, *chosen])
+
+    def _fill(self, count: int) -> list[int]:
+        """Up to ``count`` drafts that nobody expects to come, in chains below the roots."""
+        added: list[int] = []
+        for root in self.free:
+            node, token = root, self.candidates.unused_token(root)
+            for _ in range(min(count - len(added), self.candidates.room_below(root))):
+                node = self.candidates.add(node, token, 0.0, Source.FILL)
+                added.append(node)
+        return added

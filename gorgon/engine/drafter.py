@@ -26,6 +26,7 @@ from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
+from gorgon.speculation.habit import Habit
 from gorgon.speculation.lookup import LookupSurvival, Match
 from gorgon.speculation.survival import Correction, Inheritance, apply_all
 from gorgon.speculation.tree import ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
@@ -56,14 +57,19 @@ class Drafter:
     Args:
         backend: the heads, if there are any.
         cost: what a step takes by its number of tokens.
+        habit: sizes that are kept, where changes of size are dear; else every step chooses.
         clock: seconds, for timing the heads.
     """
 
     def __init__(
-        self, backend: Backend, cost: StepCost, clock: Callable[[], float] = time.perf_counter
+        self,
+        backend: Backend,
+        cost: StepCost,
+        habit: Habit | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend, self.cost, self._clock = backend, cost, clock
-        self._gate = Gate()
+        self._gate, self._habit = Gate(), habit
         self._lookup = LookupSurvival()
         self._inheritance = Inheritance()
         typical = float(cost.seconds(0.0)[1])
@@ -129,12 +135,25 @@ class Drafter:
         candidates = Candidates(roots, [sequence.num_remaining - 1 for sequence in sequences])
         self._add_fixed(candidates, sequences, limits.drafts)
         free = [i for i, s in enumerate(sequences) if s.shape is None and s.num_remaining > 1]
-        curve = self.cost.next_seconds(context)[: len(roots) + limits.drafts + 1]
-        step = DraftStep(candidates, sequences, free, curve)
-        if free:
+        num_sure, most = len(candidates), len(roots) + limits.drafts
+        if self._habit is None or not free:
+            step = DraftStep(
+                candidates, sequences, free, self.cost.next_seconds(context)[: most + 1]
+            )
+            self._ask_sources(step)
+            return step.trees()
+        curve = self.cost.seconds(context)[: most + 1]
+        plan = self._habit.plan(num_sure, self.cost.last_size, curve)
+        step = DraftStep(candidates, sequences, free, curve, plan)
+        if plan.width:
+            self._ask_sources(step)
+            self._habit.learn(num_sure, plan, step.survivals, step.spent)
+        return step.trees()
+
+    def _ask_sources(self, step: DraftStep) -> None:
+        if step.free:
             self._add_lookups(step)
             self._add_heads(step)
-        return step.trees()
 
     def _add_fixed(self, candidates: Candidates, sequences: Seq[Sequence], max_drafts: int) -> None:
         """Fill the trees that requests insist on."""
@@ -176,7 +195,9 @@ class Drafter:
         """Add what the heads guess, as deep as it pays, if lately it paid to ask them."""
         roots = [i for i in step.free if _can_use_heads(step.sequences[i])]
         num_requests, without = len(step.sequences), step.choice
-        if not self._backend.num_heads or not roots or not self._gate.is_open(num_requests):
+        if not self._backend.num_heads or not roots:
+            return
+        if self._habit is None and not self._gate.is_open(num_requests):
             return
         guesses = self._ask_heads([step.sequences[root] for root in roots])
         spent = self.propose_cost.at(len(roots))
@@ -186,7 +207,8 @@ class Drafter:
             self._add_independent(step, roots, guesses, spent)
         else:
             self._add_levels(step, roots, guesses, spent)
-        self._gate.learn(num_requests, math.log(step.choice.rate / without.rate))
+        if self._habit is None:
+            self._gate.learn(num_requests, math.log(step.choice.rate / without.rate))
 
     def _add_independent(
         self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float

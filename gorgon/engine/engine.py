@@ -29,6 +29,7 @@ from gorgon.speculation.acceptance import (
     log_softmax,
 )
 from gorgon.speculation.cost import StepCost
+from gorgon.speculation.habit import make_habit
 from gorgon.speculation.tree import MAX_NODES
 
 logger = logging.getLogger("gorgon.engine")
@@ -65,7 +66,7 @@ class Engine:
 
     def __init__(self, backend: Backend, settings: EngineSettings, cost: StepCost) -> None:
         self.backend, self.settings = backend, settings
-        self.drafter = Drafter(backend, cost)
+        self.drafter = Drafter(backend, cost, make_habit(cost, settings.batch_sizes))
         self.times = StepTimes()
         self._reset()
 

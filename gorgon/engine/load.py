@@ -69,7 +69,7 @@ def load(
     backend = LlamaBackend(settings)
     logger.info("%s", describe_heads(settings, backend.heads_path))
     measured = measure_once(backend, settings)
-    cost = StepCost(measured.times, backend.max_rows, measured.change, settings.batch_sizes)
+    cost = StepCost(measured.times, backend.max_rows, measured.change)
     engine = Engine(wrap(backend), settings, cost)
     if measured.propose:
         engine.drafter.propose_cost = measured.propose

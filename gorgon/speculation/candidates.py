@@ -67,6 +67,12 @@ class Candidates:
         owners, depths, limits = self._owners, self.depths, self._max_depths
         return [node for node in nodes if depths[node] < limits[owners[node]]]
 
+    def unused_token(self, parent: int) -> int:
+        """A token that no draft below ``parent`` has."""
+        drafts = range(self.num_roots, len(self.tokens))
+        taken = {self.tokens[node] for node in drafts if self.parents[node] == parent}
+        return next(token for token in itertools.count() if token not in taken)
+
     def add(self, parent: int, token: int, prob: float, source: Source) -> int:
         """One draft below ``parent``, which has none with that token."""
         self.tokens.append(token)

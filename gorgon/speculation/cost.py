@@ -51,8 +51,6 @@ class StepCost:
         times: the measurement.
         max_tokens: the largest n asked for.
         change: seconds that a step costs on top when its n is not that of the step before.
-        batch_sizes: where given, a step of n tokens costs what the next of these sizes costs:
-            devices that compile a graph for a size run at few of them.
     """
 
     def __init__(
@@ -60,23 +58,25 @@ class StepCost:
         times: StepTimes,
         max_tokens: int,
         change: float = 0.0,
-        batch_sizes: Sequence[int] | None = None,
     ) -> None:
         self.times, self.max_tokens = times, max_tokens
-        self._change, self._last = change, 1
+        self.change, self._last = change, 1
         n = np.arange(1, max_tokens + 1)
         self._contexts = times.contexts
         self._table = np.stack([_extend(np.array(times.sizes), row, n) for row in times.seconds])
         self._drift = 0.0
         self._deviation = np.zeros(max_tokens)
-        self._size_of = _round_up(n, batch_sizes) - 1
+
+    @property
+    def last_size(self) -> int:
+        """Tokens of the last step observed."""
+        return self._last
 
     def seconds(self, context: float) -> Floats:
         """t(n) in seconds, shape [max_tokens + 1]; t(0) is 0."""
         curve = np.empty(self.max_tokens + 1)
         curve[0] = 0.0
-        known = self._at(context) * np.exp(self._deviation + self._drift)
-        curve[1:] = known[self._size_of]
+        curve[1:] = self._at(context) * np.exp(self._deviation + self._drift)
         return curve
 
     def next_seconds(self, context: float) -> Floats:
@@ -86,18 +86,18 @@ class StepCost:
         graphs are captured anew, going back and forth costs more than any draft brings.
         """
         curve = self.seconds(context)
-        if self._change > 0:
-            curve[1:] += self._change
-            curve[self._last] -= self._change
+        if self.change > 0:
+            curve[1:] += self.change
+            curve[self._last] -= self.change
         return curve
 
     def observe(self, num_tokens: int, context: float, seconds: float) -> None:
         """Learn from a step of ``num_tokens`` that took ``seconds``."""
         if not 1 <= num_tokens <= self.max_tokens or seconds <= 0:
             return
-        i = self._size_of[num_tokens - 1]
+        i = num_tokens - 1
         if num_tokens != self._last:
-            seconds = max(seconds - self._change, 0.5 * seconds)
+            seconds = max(seconds - self.change, 0.5 * seconds)
         self._last = num_tokens
         above, part = self._place(context)
         low = float(self._table[above - 1, i])
@@ -188,12 +188,3 @@ def _extend(sizes: npt.NDArray[np.int_], seconds: Floats, n: npt.NDArray[np.int_
         beyond = n > sizes[-1]
         curve[beyond] = seconds[-1] + max(slope, 0.0) * (n[beyond] - sizes[-1])
     return curve
-
-
-def _round_up(n: npt.NDArray[np.int_], batch_sizes: Sequence[int] | None) -> npt.NDArray[np.int_]:
-    """The size at which ``n`` tokens run: the next of ``batch_sizes``, n itself beyond the last."""
-    if not batch_sizes:
-        return n
-    sizes = np.array(sorted(batch_sizes))
-    places = np.searchsorted(sizes, n)
-    return np.where(places < len(sizes), sizes[np.minimum(places, len(sizes) - 1)], n)

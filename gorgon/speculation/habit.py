@@ -11,21 +11,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from gorgon.speculation.budget import Choice, Floats
+from gorgon.speculation.budget import Floats
+from gorgon.speculation.cost import StepCost
 
-WORTH = 0.2  # of t(1): a change that costs less is paid whenever a step gains by it
+WIDTH = 16  # drafts looked at, at least, when a step is to teach
+_CHEAP = 0.2  # of t(1): a change that costs less is paid whenever a step gains by it
 _HORIZON = 50  # steps over which a change must pay
-_RATE = 0.05  # of one step in the mean yields
+_RATE = 0.1  # of one teaching step in the mean yields
+_INTERVAL, _IDLE_INTERVAL = 16, 48  # steps from one teaching step to the next; with no drafts kept
 _SIZES = (*range(1, 17), 20, 24, 32, 48, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``num_drafts`` of a step; with ``teaches``, more are looked at to learn what they yield.
+
+    ``rate`` is the tokens/s that this brings in the long run.
+    """
+
+    num_drafts: int
+    teaches: bool
+    rate: float
+
+    @property
+    def width(self) -> int:
+        """Drafts to look for."""
+        return max(self.num_drafts, WIDTH) if self.teaches else self.num_drafts
 
 
 @dataclass(slots=True)
 class _Record:
-    """``tokens[k]``: mean tokens of a step that carries the k likeliest drafts."""
+    """Of steps with as many requests: ``tokens[k]``, mean tokens with the k likeliest drafts."""
 
     tokens: Floats
-    steps: int = 0
+    spent: float = 0.0
+    lessons: int = 0
+    wait: int = 0
 
 
 class Habit:
@@ -33,49 +56,68 @@ class Habit:
 
     Args:
         change: seconds that a step costs on top when its size is not that of the step before.
-        sizes: tokens of a step to choose from; any number of requests without drafts is one, too.
+        sizes: tokens of a step to choose from; requests without drafts are always possible.
         max_drafts: drafts looked at.
     """
 
     def __init__(
-        self, change: float, sizes: Sequence[int] = _SIZES, max_drafts: int = max(_SIZES)
+        self, change: float, sizes: Sequence[int] = (), max_drafts: int = max(_SIZES)
     ) -> None:
         self._change = change
-        self._sizes = np.array(sorted(set(sizes)))
+        self._sizes = np.array(sorted(set(sizes or _SIZES)))
         self._max_drafts = max_drafts
         self._records: dict[int, _Record] = {}
 
-    def learn(self, num_roots: int, survivals: Floats) -> None:
-        """Note the survivals, falling, of the drafts that a step found."""
-        tokens = np.full(self._max_drafts + 1, float(num_roots))
-        count = min(len(survivals), self._max_drafts)
-        tokens[1 : count + 1] += np.cumsum(survivals[:count])
-        tokens[count + 1 :] = tokens[count]
-        record = self._records.setdefault(num_roots, _Record(tokens))
-        record.steps += 1
-        record.tokens += max(_RATE, 1.0 / record.steps) * (tokens - record.tokens)
-
-    def choose(self, num_roots: int, last: int, seconds: Floats, spent: float = 0.0) -> Choice:
-        """The number of drafts to carry, and the tokens/s that this brings in the long run.
+    def plan(self, num_roots: int, last: int, seconds: Floats) -> Plan:
+        """How many drafts the next step carries.
 
         Args:
             num_roots: requests in the step, one token each for sure.
             last: tokens of the step before.
             seconds: t(n) for n = 0, 1, ..., no change counted in; n beyond its end is impossible.
-            spent: seconds that drafting itself takes in a step.
         """
         record = self._records.get(num_roots)
         if record is None:
-            return Choice(0, num_roots / (float(seconds[num_roots]) + spent))
+            return Plan(0, True, num_roots / float(seconds[num_roots]))
         counts = self._counts(num_roots, len(seconds) - 1)
         tokens = record.tokens[counts]
-        times = seconds[num_roots + counts] + spent
-        change = np.where(num_roots + counts == last, 0.0, self._change / _HORIZON)
-        best = int((tokens / (times + change)).argmax())
-        return Choice(int(counts[best]), float(tokens[best] / times[best]))
+        times = seconds[num_roots + counts] + np.where(counts > 0, record.spent, 0.0)
+        changes = np.where(num_roots + counts == last, 0.0, self._change / _HORIZON)
+        best = int((tokens / (times + changes)).argmax())
+        record.wait -= 1
+        return Plan(int(counts[best]), record.wait <= 0, float(tokens[best] / times[best]))
 
-    def _counts(self, num_roots: int, most: int) -> Floats:
-        """Drafts that make a step as large as one of the sizes; none is always possible."""
+    def learn(self, num_roots: int, plan: Plan, survivals: Floats, spent: float) -> None:
+        """Note what a step that was to teach has found.
+
+        Args:
+            num_roots: as it was planned with.
+            plan: what was planned.
+            survivals: of its drafts, falling.
+            spent: seconds that finding them took.
+        """
+        if not plan.teaches:
+            return
+        tokens = np.full(self._max_drafts + 1, float(num_roots))
+        count = min(len(survivals), self._max_drafts)
+        tokens[1 : count + 1] += np.cumsum(survivals[:count])
+        tokens[count + 1 :] = tokens[count]
+        record = self._records.setdefault(num_roots, _Record(tokens, spent))
+        record.lessons += 1
+        rate = max(_RATE, 1.0 / record.lessons)
+        record.tokens += rate * (tokens - record.tokens)
+        record.spent += rate * (spent - record.spent)
+        record.wait = min(record.lessons, _INTERVAL if plan.num_drafts else _IDLE_INTERVAL)
+
+    def _counts(self, num_roots: int, most: int) -> npt.NDArray[np.intp]:
+        """Drafts that make a step as large as one of the sizes, none at all first."""
         sizes = self._sizes[(self._sizes > num_roots) & (self._sizes <= most)]
         counts = sizes - num_roots
         return np.concatenate([[0], counts[counts <= self._max_drafts]]).astype(np.intp)
+
+
+def make_habit(cost: StepCost, sizes: Sequence[int]) -> Habit | None:
+    """A habit where changes of size are dear or ``sizes`` are given, None where steps choose."""
+    if sizes or cost.change > _CHEAP * float(cost.seconds(0.0)[1]):
+        return Habit(cost.change, sizes)
+    return None

@@ -126,6 +126,7 @@ class Source(enum.StrEnum):
     HEADS = "heads"
     LOOKUP = "lookup"
     BOTH = "both"
+    FILL = "fill"  # not a guess: it keeps the batch at its size
 
 
 @dataclass(frozen=True)

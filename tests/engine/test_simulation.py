@@ -103,7 +103,7 @@ def simulate(machine: Machine, num_tokens: int) -> float:
     sizes = (1, 64)
     times = StepTimes((32,), sizes, np.array([[t1, t1 * (1 + 63 * machine.slope)]]))
     cost = StepCost(times, 80)
-    drafter = Drafter(machine.backend, cost, machine.clock)
+    drafter = Drafter(machine.backend, cost, clock=machine.clock)
     made = 0
     while made < num_tokens:
         made += _run_request(machine, drafter, cost, min(256, num_tokens - made))

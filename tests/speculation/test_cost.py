@@ -51,13 +51,6 @@ def test_one_interrupted_step_changes_little() -> None:
     assert cost.seconds(0)[1] < 10.7
 
 
-def test_fixed_batch_sizes_cost_what_the_next_one_costs() -> None:
-    curve = StepCost(line(), 16, batch_sizes=(1, 4, 8)).seconds(0)
-    assert curve[2] == curve[3] == curve[4] == pytest.approx(13)
-    assert curve[5] == curve[8] == pytest.approx(17)
-    assert curve[9] == pytest.approx(18)
-
-
 def test_a_change_of_size_is_counted_in() -> None:
     cost = StepCost(line(), 16, change=4.0)
     cost.observe(4, 0, 17.0)

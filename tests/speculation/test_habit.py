@@ -6,63 +6,84 @@ import numpy as np
 import pytest
 
 from gorgon.speculation.budget import Floats
-from gorgon.speculation.habit import Habit
+from gorgon.speculation.habit import WIDTH, Habit, Plan
 
-FLAT: Floats = np.array([0.0, *np.linspace(1.0, 1.3, 64)])  # seconds of 0 to 64 tokens
-STEEP: Floats = np.arange(65, dtype=np.float64)
+_N: Floats = np.arange(65, dtype=np.float64)
+FLAT: Floats = np.add(1.0, 0.005 * (_N - 1))  # seconds of 0 to 64 tokens
+STEEP: Floats = _N
 LIKELY: Floats = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+NONE: Floats = np.empty(0)
 
 
-def learnt(habit: Habit, survivals: Floats, steps: int = 100, num_roots: int = 1) -> Habit:
-    for _ in range(steps):
-        habit.learn(num_roots, survivals)
+def teach(
+    habit: Habit, survivals: Floats, lessons: int = 50, num_roots: int = 1, spent: float = 0.0
+) -> Habit:
+    for _ in range(lessons):
+        habit.learn(num_roots, Plan(0, True, 1.0), survivals, spent)
     return habit
 
 
-def test_without_experience_no_drafts() -> None:
-    assert Habit(0.5).choose(2, 2, FLAT).num_drafts == 0
+def test_without_experience_a_step_teaches_and_carries_nothing() -> None:
+    plan = Habit(0.5).plan(2, 2, FLAT)
+    assert plan == Plan(0, True, 2 / FLAT[2])
+    assert plan.width == WIDTH
 
 
 def test_drafts_that_pay_are_carried_and_their_rate_is_what_comes() -> None:
-    choice = learnt(Habit(0.5), LIKELY).choose(1, 8, FLAT)
-    assert choice.num_drafts == 7
-    assert choice.rate == pytest.approx((1 + LIKELY.sum()) / FLAT[8])
+    plan = teach(Habit(0.5), LIKELY).plan(1, 8, FLAT)
+    assert plan.num_drafts == 7
+    assert plan.rate == pytest.approx((1 + LIKELY.sum()) / FLAT[8])
 
 
 def test_drafts_that_cost_as_much_as_they_bring_are_not() -> None:
-    assert learnt(Habit(0.5), LIKELY).choose(1, 1, STEEP).num_drafts == 0
+    assert teach(Habit(0.5), LIKELY).plan(1, 1, STEEP).num_drafts == 0
 
 
 def test_a_size_is_kept_where_another_is_only_a_little_better() -> None:
-    habit = learnt(Habit(10.0), LIKELY)
+    habit = teach(Habit(10.0), LIKELY)
     for last in (7, 8):
-        assert habit.choose(1, last, FLAT).num_drafts == last - 1
-    assert habit.choose(1, 2, FLAT).num_drafts > 4
+        assert habit.plan(1, last, FLAT).num_drafts == last - 1
+    assert habit.plan(1, 2, FLAT).num_drafts > 4
 
 
 def test_one_odd_step_changes_no_habit() -> None:
-    habit = learnt(Habit(0.5), LIKELY)
-    habit.learn(1, np.array([]))
-    assert habit.choose(1, 8, FLAT).num_drafts == 7
-    learnt(habit, np.array([]), steps=200)
-    assert habit.choose(1, 8, FLAT).num_drafts == 0
+    habit = teach(teach(Habit(0.5), LIKELY), NONE, lessons=1)
+    assert habit.plan(1, 8, FLAT).num_drafts == 7
+    assert teach(habit, NONE, lessons=100).plan(1, 8, FLAT).num_drafts == 0
 
 
 def test_numbers_of_requests_are_told_apart() -> None:
-    habit = learnt(Habit(0.5), LIKELY)
-    learnt(habit, np.array([]), num_roots=4)
-    assert habit.choose(1, 1, FLAT).num_drafts == 7
-    assert habit.choose(4, 4, FLAT).num_drafts == 0
+    habit = teach(teach(Habit(0.5), LIKELY), NONE, num_roots=4)
+    assert habit.plan(1, 1, FLAT).num_drafts == 7
+    assert habit.plan(4, 4, FLAT).num_drafts == 0
 
 
 def test_only_given_sizes_and_what_there_is_room_for() -> None:
-    habit = learnt(Habit(0.5, sizes=(4, 8, 16)), LIKELY)
-    assert habit.choose(1, 1, FLAT).num_drafts in (0, 3, 7, 15)
-    assert habit.choose(1, 1, FLAT[:7]).num_drafts in (0, 3)
-    assert habit.choose(1, 1, FLAT[:2]).num_drafts == 0
+    habit = teach(Habit(0.5, sizes=(4, 8, 16)), LIKELY)
+    assert habit.plan(1, 1, FLAT).num_drafts in (0, 3, 7, 15)
+    assert habit.plan(1, 1, FLAT[:7]).num_drafts in (0, 3)
+    assert habit.plan(1, 1, FLAT[:2]).num_drafts == 0
 
 
-def test_drafting_itself_counts() -> None:
-    habit = learnt(Habit(0.5), np.array([0.2]))
-    assert habit.choose(1, 2, FLAT, spent=0.0).num_drafts == 1
-    assert habit.choose(1, 2, FLAT, spent=0.0).rate > habit.choose(1, 2, FLAT, spent=0.5).rate
+def test_the_time_that_drafting_takes_counts() -> None:
+    assert teach(Habit(0.0), LIKELY, spent=1.0).plan(1, 8, FLAT).num_drafts == 7
+    assert teach(Habit(0.0), LIKELY, spent=5.0).plan(1, 8, FLAT).num_drafts == 0
+
+
+@pytest.mark.parametrize(("survivals", "every"), [(LIKELY, 16), (NONE, 48)])
+def test_lessons_become_rare(survivals: Floats, every: int) -> None:
+    habit = Habit(0.5)
+    taught = []
+    for step in range(3000):
+        plan = habit.plan(1, 8, FLAT)
+        habit.learn(1, plan, survivals, 0.1)
+        taught += [step] * plan.teaches
+    assert taught[:3] == [0, 1, 3]
+    assert taught[-1] - taught[-2] == every
+
+
+def test_steps_that_do_not_teach_change_nothing() -> None:
+    habit = teach(Habit(0.5), LIKELY)
+    for _ in range(200):
+        habit.learn(1, Plan(7, False, 1.0), NONE, 9.0)
+    assert habit.plan(1, 8, FLAT).num_drafts == 7

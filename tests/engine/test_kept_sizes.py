@@ -1,0 +1,67 @@
+"""Where changes of batch size are dear: steps keep their size, and nothing else changes."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gorgon.request import SamplingParams, SpeculationParams
+from gorgon.speculation.cost import StepCost, StepTimes
+from tests.engine.driver import Driver
+from tests.fake import FakeBackend
+
+AUTOMATIC = SpeculationParams(mode="medusa")
+
+
+class SteadyCost(StepCost):
+    """A machine on which a change of size costs as much as a step, whatever the clock says."""
+
+    def __init__(self, slope: float) -> None:
+        times = StepTimes((32,), (1, 64), np.array([[1.0, 1.0 + 63 * slope]]))
+        super().__init__(times, 512, change=1.0)
+
+    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+        super().observe(num_tokens, context, float(self.seconds(context)[num_tokens]))
+
+
+def drive(slope: float, agreement: float, num_requests: int, **settings: object) -> Driver:
+    backend = FakeBackend(num_cells=2048, max_sequences=64, agreement=agreement, conditioned=True)
+    driver = Driver(backend, SteadyCost(slope), **settings)
+    for seed in range(num_requests):
+        sampling = SamplingParams(temperature=0.7, seed=seed)
+        driver.submit([seed, 2, 3], 200, AUTOMATIC, sampling, ignore_eos=True)
+    driver.run()
+    for answer in driver.answers.values():
+        driver.expect(answer)
+    return driver
+
+
+def decode_sizes(driver: Driver) -> list[int]:
+    return driver.backend.row_counts[1:]  # the first one is the prompts'
+
+
+@pytest.mark.parametrize("num_requests", [1, 3])
+def test_good_drafts_on_a_flat_machine_make_large_steps_of_one_size(num_requests: int) -> None:
+    driver = drive(slope=0.002, agreement=0.9, num_requests=num_requests)
+    sizes = decode_sizes(driver)
+    changes = sum(a != b for a, b in itertools.pairwise(sizes))
+    assert changes <= len(sizes) / 5
+    assert np.median(sizes) > 2 * num_requests
+    assert sum(a.sure_stats.accepted for a in driver.answers.values()) > 50
+    driver.close()
+
+
+def test_drafts_that_cannot_pay_are_given_up() -> None:
+    driver = drive(slope=1.0, agreement=0.5, num_requests=2)
+    assert np.median(decode_sizes(driver)) <= 2
+    driver.close()
+
+
+def test_given_sizes_are_filled_up_to() -> None:
+    driver = drive(slope=0.002, agreement=0.9, num_requests=1, batch_sizes=(6, 12))
+    sizes = decode_sizes(driver)
+    steady = sizes[5:-15]  # the end of an answer has no room for deep chains
+    assert set(steady) <= {6, 12}
+    driver.close()
