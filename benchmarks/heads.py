@@ -1,6 +1,7 @@
 """What the heads cost: those that come with Gorgon, or random ones of other types.
 
     python -m benchmarks.heads [--threads 2] [--rows 1 8] [--type Q8_0 --block-type Q4_0]
+    python -m benchmarks.heads --model 7b.gguf --gpu-layers -1 --type Q4_K --block-type Q4_K
 
 Times are least and median of the calls that one draft needs (on a machine that does other work
 the median is that work's): ``propose`` for independent heads, ``propose``
@@ -49,17 +50,19 @@ class Times:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, help="the embedded one by default")
+    parser.add_argument("--gpu-layers", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--type", choices=sorted(TYPES), help="of random weights' output matrix")
     parser.add_argument("--block-type", default="Q4_0", choices=sorted(TYPES), help="of the rest")
     arguments = parser.parse_args()
-    status, base = kernels.load(), inspect(default_model())
+    status, base = kernels.load(), inspect(arguments.model or default_model())
     print(f"kernels: {status.isa or status.reason}; {arguments.threads} threads")
     what = f"random, output {arguments.type}, rest {arguments.block_type}"
     print(f"{what if arguments.type else 'as shipped'}; milliseconds a draft")
     print(f"{'heads':<28}{'rows':>5}{'warm':>16}{'after a step':>18}")
-    settings = EngineSettings(threads=arguments.threads, gpu_layers=0)
+    settings = EngineSettings(threads=arguments.threads, gpu_layers=arguments.gpu_layers)
     for variant in ("conditioned", "medusa"):
         if arguments.type:
             heads = make(variant, base, settings, arguments.type, arguments.block_type)

@@ -89,6 +89,8 @@ class DraftStep:
         """Up to ``count`` drafts that nobody expects to come, in chains below the roots."""
         added: list[int] = []
         for root in self.free:
+            if len(added) == count:
+                break
             node, token = root, self.candidates.unused_token(root)
             for _ in range(min(count - len(added), self.candidates.room_below(root))):
                 node = self.candidates.add(node, token, 0.0, Source.FILL)
