@@ -1,8 +1,9 @@
 """Measuring what a step takes: t(n) at several contexts, and the heads, on an empty engine.
 
 All sizes take turns round after round, so that a machine that drifts hits all alike. Each size
-runs a few times in a row: the first time after another size tells what the change itself costs
-(graphs are built or captured anew), the others what the size costs.
+runs a few times in a row, until it gets no faster: the first time after another size a graph is
+built, with CUDA the second time it is captured, and only later ones tell what the size costs.
+What the earlier ones took on top is what a change costs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from gorgon.speculation.cost import CallCost, StepTimes, smooth
 
 SIZES = (*range(1, 17), 20, 24, 32, 48, 64)
 CONTEXTS = (32, 512, 2048)
-_REPEATS = 2  # of a size in a row, after the one that follows a change
+_REPEATS = 2  # of a size in a row that count
+_MIN_SETTLING, _MAX_SETTLING = 2, 5  # repeats before these
+_SETTLED = 0.9  # of the time before: a repeat that takes as much is no longer settling
 _MAX_ROUNDS = 9
 _SEQUENCE = 1
 _CHECKED_SIZES = (1, 2, 4, 8)
@@ -98,8 +101,8 @@ def still_holds(backend: Backend, times: StepTimes, clock: Clock = time.perf_cou
     _fill(backend, 0, min(times.contexts))
     found = []
     for size in sizes:
-        times_found = [_time(backend, min(times.contexts), size, clock) for _ in range(4)]
-        found.append(min(times_found[1:]) / times.seconds[0][times.sizes.index(size)])
+        _, settled = _settle(partial(_time, backend, min(times.contexts), size, clock))
+        found.append(min(settled) / times.seconds[0][times.sizes.index(size)])
     backend.clear()
     return bool(max(found) < _MAX_DISAGREEMENT * min(found))
 
@@ -126,10 +129,18 @@ def _sample(
         for size in sizes:
             if clock() > end and (round_ > 0 or size > 4):
                 return samples
-            first, *others = [_time(backend, context, size, clock) for _ in range(1 + _REPEATS)]
-            samples.seconds.setdefault(size, []).extend(others)
-            samples.changes.append(first - others[0])
+            settling, settled = _settle(partial(_time, backend, context, size, clock))
+            samples.seconds.setdefault(size, []).extend(settled)
+            samples.changes.append(sum(settling) - len(settling) * min(settled))
     return samples
+
+
+def _settle(call: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """Repeat ``call`` until it gets no faster: the times before and those after."""
+    times = [call() for _ in range(_MIN_SETTLING + _REPEATS)]
+    while times[-1] < _SETTLED * times[-_REPEATS] and len(times) < _MAX_SETTLING + _REPEATS:
+        times.append(call())
+    return times[:-_REPEATS], times[-_REPEATS:]
 
 
 def _time(backend: Backend, context: int, size: int, clock: Clock) -> float:

@@ -22,7 +22,7 @@ from gorgon.speculation.cost import CallCost, StepTimes
 
 logger = logging.getLogger("gorgon.engine")
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Profile(BaseModel):

@@ -16,9 +16,11 @@ import numpy.typing as npt
 from gorgon.speculation.budget import Floats
 from gorgon.speculation.cost import StepCost
 
+Ints = npt.NDArray[np.intp]
+
 WIDTH = 16  # drafts looked at, at least, when a step is to teach
 _CHEAP = 0.2  # of t(1): a change that costs less is paid whenever a step gains by it
-_HORIZON = 50  # steps over which a change must pay
+_FIRST_LESSONS, _LESSONS = 3, 4  # before the first choice, and between later ones
 _RATE = 0.1  # of one teaching step in the mean yields
 _INTERVAL, _IDLE_INTERVAL = 16, 48  # steps from one teaching step to the next; with no drafts kept
 _SIZES = (*range(1, 17), 20, 24, 32, 48, 64)
@@ -49,6 +51,8 @@ class _Record:
     spent: float = 0.0
     lessons: int = 0
     wait: int = 0
+    kept: int = 0
+    undecided: bool = False
 
 
 class Habit:
@@ -80,12 +84,22 @@ class Habit:
         if record is None:
             return Plan(0, True, num_roots / float(seconds[num_roots]))
         counts = self._counts(num_roots, len(seconds) - 1)
-        tokens = record.tokens[counts]
-        times = seconds[num_roots + counts] + np.where(counts > 0, record.spent, 0.0)
-        changes = np.where(num_roots + counts == last, 0.0, self._change / _HORIZON)
-        best = int((tokens / (times + changes)).argmax())
+        if record.undecided:
+            self._decide(record, counts, num_roots, last, seconds)
         record.wait -= 1
-        return Plan(int(counts[best]), record.wait <= 0, float(tokens[best] / times[best]))
+        count = int(counts[counts <= record.kept][-1])
+        spent = record.spent if count else 0.0
+        rate = float(record.tokens[count] / (seconds[num_roots + count] + spent))
+        return Plan(count, record.wait <= 0, rate)
+
+    def _decide(
+        self, record: _Record, counts: Ints, num_roots: int, last: int, seconds: Floats
+    ) -> None:
+        """Keep the number of drafts that is best in the long run, a change to it counted in."""
+        times = seconds[num_roots + counts] + np.where(counts > 0, record.spent, 0.0)
+        changes = np.where(num_roots + counts == last, 0.0, self._change / (_LESSONS * _INTERVAL))
+        record.kept = int(counts[(record.tokens[counts] / (times + changes)).argmax()])
+        record.undecided = False
 
     def learn(self, num_roots: int, plan: Plan, survivals: Floats, spent: float) -> None:
         """Note what a step that was to teach has found.
@@ -108,9 +122,10 @@ class Habit:
         record.tokens += rate * (tokens - record.tokens)
         record.spent += rate * (spent - record.spent)
         record.wait = min(record.lessons, _INTERVAL if plan.num_drafts else _IDLE_INTERVAL)
+        record.undecided = record.lessons % _LESSONS == _FIRST_LESSONS
 
-    def _counts(self, num_roots: int, most: int) -> npt.NDArray[np.intp]:
-        """Drafts that make a step as large as one of the sizes, none at all first."""
+    def _counts(self, num_roots: int, most: int) -> Ints:
+        """Drafts that make a step as large as one of the sizes, rising, none at all first."""
         sizes = self._sizes[(self._sizes > num_roots) & (self._sizes <= most)]
         counts = sizes - num_roots
         return np.concatenate([[0], counts[counts <= self._max_drafts]]).astype(np.intp)

@@ -18,16 +18,23 @@ SIZES = (1, 2, 3, 4, 8)
 
 
 class Machine(FakeBackend):
-    """Takes ``1 + slope (n - 1) + context / 1000`` seconds a step by its own clock."""
+    """Takes ``1 + slope (n - 1) + context / 1000`` seconds a step by its own clock.
 
-    def __init__(self, slope: float = 0.5, change: float = 0.0, **params: object) -> None:
+    The first steps of another size take ``changes`` on top.
+    """
+
+    def __init__(
+        self, slope: float = 0.5, changes: tuple[float, ...] = (), **params: object
+    ) -> None:
         super().__init__(num_cells=2000, max_position=2000, **params)  # type: ignore[arg-type]
-        self.slope, self.change, self.now, self.last = slope, change, 0.0, 0
+        self.slope, self.changes, self.now = slope, changes, 0.0
+        self.last = self.num_same = 0
 
     def decode(self, rows: Sequence[BatchRow]) -> Output:
         size = len(rows)
         self.now += 1 + self.slope * (size - 1) + rows[0].position / 1000
-        self.now += self.change * (size != self.last)
+        self.num_same = self.num_same + 1 if size == self.last else 0
+        self.now += self.changes[self.num_same] if self.num_same < len(self.changes) else 0.0
         self.last = size
         return super().decode(rows)
 
@@ -36,8 +43,9 @@ class Machine(FakeBackend):
 
 
 @pytest.mark.parametrize("conditioned", [False, True])
-def test_what_steps_take_is_found(conditioned: bool) -> None:
-    machine = Machine(change=0.25, conditioned=conditioned)
+@pytest.mark.parametrize("changes", [(0.25,), (0.05, 0.2), (0.0, 0.25)])
+def test_what_steps_take_is_found(conditioned: bool, changes: tuple[float, ...]) -> None:
+    machine = Machine(changes=changes, conditioned=conditioned)
     found = measure(machine, 2000, sizes=SIZES, contexts=(10, 500), clock=machine.clock)
     assert found.times.contexts == (10, 500)
     for context, row in zip(found.times.contexts, found.times.seconds, strict=True):
