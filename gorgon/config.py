@@ -77,8 +77,11 @@ class EngineSettings(BaseSettings):
     prefill_batch: int = Field(
         default=512, ge=1, le=4096, description="prompt tokens a step while nobody is being decoded"
     )
-    cached_cells: int = Field(
-        default=2048, ge=0, description="cells that finished requests may keep as cached prefixes"
+    cached_cells: int | None = Field(
+        default=None,
+        ge=0,
+        description="cells that finished requests may keep as cached prefixes; by default 2048, "
+        "or 512 where every step reads all cells that are used",
     )
     trash_cells: int = Field(
         default=512,

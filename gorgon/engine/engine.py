@@ -34,6 +34,7 @@ from gorgon.speculation.tree import MAX_NODES
 
 logger = logging.getLogger("gorgon.engine")
 
+CACHED_CELLS, FEW_CACHED_CELLS = 2048, 512  # see EngineSettings.cached_cells
 MANY_IDS = 64  # with fewer free ones, ids that branches had before go back first
 
 
@@ -73,7 +74,10 @@ class Engine:
     def _reset(self) -> None:
         self.backend.clear()
         trash_cells = 0 if self.backend.orders_cells else self.settings.trash_cells
-        self.pool = SequencePool(self.backend, self.settings.cached_cells, trash_cells)
+        cached_cells = self.settings.cached_cells
+        if cached_cells is None:
+            cached_cells = CACHED_CELLS if self.backend.skips_hidden_cells else FEW_CACHED_CELLS
+        self.pool = SequencePool(self.backend, cached_cells, trash_cells)
         self.scheduler = Scheduler(self.backend, self.settings)
         self.prompts = SharedPrompts(self.scheduler.running, self.pool)
 
