@@ -37,16 +37,19 @@ class DraftStep:
         self._num_room = len(curve) - 1 - self._num_sure
         self._flattest = budget.least_survival(self._num_sure, curve, 1.0)
         self._num_wanted = self._num_room if plan is None else plan.width
-        self._ranked, self._least_ranked = np.empty(0, np.intp), 0.0
+        self._ranked: list[int] = []
+        self._least_ranked = 0.0
         self._plan, self.survivals, self.spent = plan, np.empty(0), 0.0
         self.choice = self._choose(0.0)
 
     def choose(self, spent: float = 0.0) -> budget.Choice:
         """Find the best number of drafts beside the roots and the fixed trees, and keep it."""
-        nodes, self.survivals = self.candidates.ranked(self._num_sure)
-        self._ranked = nodes[: self._num_room]
-        if 0 < self._num_wanted <= len(nodes):
-            self._least_ranked = float(self.survivals[self._num_wanted - 1])
+        new = range(self._num_sure + len(self._ranked), len(self.candidates))
+        self._ranked = self.candidates.ranked([*self._ranked, *new])
+        survivals = [self.candidates.survivals[node] for node in self._ranked]
+        if 0 < self._num_wanted <= len(survivals):
+            self._least_ranked = survivals[self._num_wanted - 1]
+        self.survivals = np.array(survivals)
         self.choice, self.spent = self._choose(spent), spent
         return self.choice
 
@@ -80,7 +83,7 @@ class DraftStep:
         Where a plan says how many, they are filled up to it.
         """
         fixed = range(self.candidates.num_roots, self._num_sure)
-        chosen = self._ranked[: self.choice.num_drafts].tolist()
+        chosen = self._ranked[: self.choice.num_drafts]
         if self._plan is not None:
             chosen += self._fill(self.choice.num_drafts - len(chosen))
         return self.candidates.trees([*fixed, *chosen])

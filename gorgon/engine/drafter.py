@@ -29,7 +29,7 @@ from gorgon.speculation.gate import Gate
 from gorgon.speculation.habit import Habit
 from gorgon.speculation.lookup import LookupSurvival, Match
 from gorgon.speculation.survival import Correction, Inheritance, apply_all
-from gorgon.speculation.tree import ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
+from gorgon.speculation.tree import MAX_NODES, ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
 
 logger = logging.getLogger("gorgon.engine")
 
@@ -135,8 +135,11 @@ class Drafter:
         candidates = Candidates(roots, [sequence.num_remaining - 1 for sequence in sequences])
         self._add_fixed(candidates, sequences, limits.drafts)
         free = [i for i, s in enumerate(sequences) if s.shape is None and s.num_remaining > 1]
-        num_sure, most = len(candidates), len(roots) + limits.drafts
-        if self._habit is None or not free:
+        if not free:
+            return candidates.trees(range(len(roots), len(candidates)))
+        num_sure = len(candidates)
+        most = len(roots) + min(limits.drafts, (MAX_NODES - 1) * len(free))
+        if self._habit is None:
             step = DraftStep(
                 candidates, sequences, free, self.cost.next_seconds(context)[: most + 1]
             )
@@ -151,9 +154,8 @@ class Drafter:
         return step.trees()
 
     def _ask_sources(self, step: DraftStep) -> None:
-        if step.free:
-            self._add_lookups(step)
-            self._add_heads(step)
+        self._add_lookups(step)
+        self._add_heads(step)
 
     def _add_fixed(self, candidates: Candidates, sequences: Seq[Sequence], max_drafts: int) -> None:
         """Fill the trees that requests insist on."""
@@ -183,7 +185,8 @@ class Drafter:
                 rates = sequence.lookup_correction.apply_each(rates, 1)
                 probs = [rates[place] for place in places]
                 step.candidates.add_chain(root, match.tokens, probs, floor, Source.LOOKUP)
-        step.choose()
+        if step.candidates.num_drafts:
+            step.choose()
 
     def _stated(self, sequence: Sequence, match: Match) -> float:
         """How probable the first token after ``match`` is."""
@@ -222,13 +225,10 @@ class Drafter:
             _note_guesses(step.sequences[root], tokens[row][0], probs[row][0])
         parents, rows = roots, list(range(len(roots)))
         for level in range(num_depths):
-            guessed, ranked = (
-                [tokens[row][level] for row in rows],
-                [probs[row][level] for row in rows],
-            )
-            below = step.add_level(parents, guessed, ranked)
+            guessed = [tokens[row][level] for row in rows]
+            below = step.add_level(parents, guessed, [probs[row][level] for row in rows])
             step.choose(spent)
-            parents = [node for node in below if step.candidates.room_below(node) > 0]
+            parents = step.candidates.with_room(below)
             rows = [rows[below[node]] for node in parents]
 
     def _add_levels(
@@ -237,10 +237,8 @@ class Drafter:
         """Conditioned heads: one call for each depth, about the nodes worth going on from."""
         parents = roots
         for depth in range(1, self._backend.num_heads + 1):
-            tokens, probs = (
-                guesses.tokens[:, 0].tolist(),
-                self._corrected(step, parents, guesses, depth),
-            )
+            tokens = guesses.tokens[:, 0].tolist()
+            probs = self._corrected(step, parents, guesses, depth)
             if depth == 1:
                 for root, guessed, ranked in zip(roots, tokens, probs, strict=True):
                     _note_guesses(step.sequences[root], guessed, ranked)
@@ -273,8 +271,10 @@ class Drafter:
         """The nodes whose best guess at ``depth`` should survive often enough to pay the call."""
         if depth > self._backend.num_heads:
             return []
+        nodes = step.candidates.with_room(rows)
+        if not nodes:
+            return []
         candidates, price, rate = step.candidates, step.price(), step.choice.rate
-        nodes = candidates.with_room(rows)
         nodes.sort(key=candidates.survivals.__getitem__, reverse=True)
         gains = np.array([candidates.survivals[node] for node in nodes]) * self._top[depth] - price
         call = self.deepen_cost

@@ -22,7 +22,7 @@ from gorgon.backend import Backend, BatchRow
 from gorgon.engine.cells import Cells
 from gorgon.engine.prefixes import Prefix, PrefixCache
 from gorgon.engine.sequence import Sequence, Side
-from gorgon.speculation.tree import DraftTree
+from gorgon.speculation.tree import DraftTree, split
 
 TRASH = 0
 
@@ -189,23 +189,22 @@ class SequencePool:
     def _reject(self, placement: Placement, path: tuple[int, ...], last_kept: int) -> None:
         """Take the nodes off ``path`` away; those before node ``last_kept`` go to the trash."""
         sequence, tree, ids = placement.sequence, placement.tree, placement.branch_ids
-        start, branches = placement.start, tree.shape.branches
-        winner = branches[path[-1]][0]
-        rejected = sorted(set(range(len(tree))).difference(path))
-        for node in rejected:
-            if node < last_kept:
-                position = start + tree.shape.depths[node]
-                self._backend.share(ids[branches[node][0]], TRASH, position, position + 1)
-        # the root belongs to every branch, also to those that the tree does not have
-        common = [sum(branch in branches[node] for node in path) or 1 for branch in range(len(ids))]
-        for branch, sequence_id in enumerate(ids):
-            self._backend.remove(sequence_id, start + common[branch])
-        if winner:
-            self._backend.share(ids[winner], sequence.id, start + common[0], start + len(path))
-        for side, length in zip(sequence.sides, common[1:], strict=False):
-            side.synced = start + length
-        self._trash += [placement.cells[node] for node in rejected if node < last_kept]
-        self.cells.drop(placement.cells[node] for node in rejected if node > last_kept)
+        start, cells, parts = placement.start, placement.cells, split(tree.shape, path)
+        parked = [node for node in parts.rejected if node < last_kept]
+        for node in parked:
+            position = start + tree.shape.depths[node]
+            self._backend.share(ids[tree.shape.branches[node][0]], TRASH, position, position + 1)
+        # ids beyond the tree's own branches hold the root alone
+        ends = [start + length for length in parts.common]
+        ends += [start + 1] * (len(ids) - len(ends))
+        for sequence_id, end in zip(ids, ends, strict=True):
+            self._backend.remove(sequence_id, end)
+        if parts.winner:
+            self._backend.share(ids[parts.winner], sequence.id, ends[0], start + len(path))
+        for side, end in zip(sequence.sides, ends[1:], strict=False):
+            side.synced = end
+        self._trash += [cells[node] for node in parked]
+        self.cells.drop([cells[node] for node in parts.rejected if node > last_kept])
 
     def undo(self, placements: Iterable[Placement]) -> None:
         """Free the cells of a batch that failed; its sequences must be released next."""

@@ -178,6 +178,28 @@ def shape_of(parents: tuple[int, ...]) -> TreeShape:
     return TreeShape(parents, tuple(ranks))
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What is left of a tree when one path is kept.
+
+    ``rejected`` are the nodes off the path, ``common[b]`` says how many nodes of the path branch b
+    has, ``winner`` is a branch that has them all, the lowest.
+    """
+
+    rejected: tuple[int, ...]
+    common: tuple[int, ...]
+    winner: int
+
+
+@lru_cache(maxsize=4096)
+def split(shape: TreeShape, path: tuple[int, ...]) -> Split:
+    """``shape`` with ``path`` kept; worked out once for each form."""
+    branches = shape.branches
+    common = [sum(b in branches[node] for node in path) for b in range(shape.num_branches)]
+    rejected = [node for node in range(len(shape)) if node not in path]
+    return Split(tuple(rejected), tuple(common), branches[path[-1]][0])
+
+
 @lru_cache(maxsize=256)
 def chain(length: int) -> TreeShape:
     """``length`` drafts below each other, each the likeliest guess of its head."""

@@ -57,7 +57,8 @@ def test_within_two_percent_of_exhaustive_search(seed: int) -> None:
     for _ in range(150):
         candidates = random_candidates(chance, int(chance.integers(0, 10)))
         curve, spent = random_curve(chance, 16), float(chance.choice([0.0, 0.1]))
-        order, survivals = candidates.ranked(candidates.num_roots)
+        order = candidates.ranked(range(candidates.num_roots, len(candidates)))
+        survivals = np.array([candidates.survivals[node] for node in order])
         choice = choose(survivals, candidates.num_roots, curve, spent)
         assert choice.rate >= 0.98 * best_rate(candidates, curve, spent)
         nodes = set(order[: choice.num_drafts]) | set(range(candidates.num_roots))
