@@ -102,8 +102,14 @@ def _announce(worker: Worker, uvicorn_server: uvicorn.Server, server: ServerSett
     except Exception:
         uvicorn_server.should_exit = True
         return
+    while not uvicorn_server.started:
+        if uvicorn_server.should_exit:
+            return
+        time.sleep(0.05)
     scheme = "http" if server.tls_certificate is None else "https"
-    url = f"{scheme}://{server.host}:{server.port}"
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    port = uvicorn_server.servers[0].sockets[0].getsockname()[1]  # of --port 0 the one it got
+    url = f"{scheme}://{host}:{port}"
     print(
         f"\nGorgon is ready at {url} (API: {url}/docs)\n\n"
         f"  curl {url}/compare -H 'Content-Type: application/json' \\\n"

@@ -216,7 +216,8 @@ class OpenAi:
             tokens = self._generator.chat.encode([m.for_template() for m in body.messages])
         else:
             tokens = self._token_text.tokens(body.text or "", add_special=body.add_special)
-        pieces = list(map(self._token_text.written, tokens))
+        written = {token: self._token_text.written(token) for token in set(tokens)}
+        pieces = [written[token] for token in tokens]
         return answers.TokenizeAnswer(tokens=tokens, pieces=pieces, count=len(tokens))
 
     def detokenize(self, body: DetokenizeRequest) -> answers.DetokenizeAnswer:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from gorgon.config import ServerSettings
 from gorgon.server.events import EventStream, unless_gone
@@ -89,22 +90,28 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
         return api.card
 
     @router.post("/tokenize", response_model=answers.TokenizeAnswer)
-    async def tokenize(request: Request, body: TokenizeRequest) -> answers.TokenizeAnswer:
+    async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         """Token ids of a text, or of a chat as the model sees it."""
         api = openai()
-        return await _prepared(request, lambda: api.tokenize(body))
+        return await _written(request, lambda: api.tokenize(body))
 
     @router.post("/detokenize", response_model=answers.DetokenizeAnswer)
-    async def detokenize(request: Request, body: DetokenizeRequest) -> answers.DetokenizeAnswer:
+    async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
         """The text of token ids."""
         api = openai()
-        return await _prepared(request, lambda: api.detokenize(body))
+        return await _written(request, lambda: api.detokenize(body))
 
     return router
 
 
 async def _prepared(request: Request, work: Callable[[], T]) -> T:
     return await prepared(len(await request.body()), work)
+
+
+async def _written(request: Request, work: Callable[[], BaseModel]) -> Response:
+    """The answer in JSON; written where it is made, because a million tokens take a while."""
+    text = await _prepared(request, lambda: work().model_dump_json())
+    return Response(text, media_type="application/json")
 
 
 def _note(request: Request, body: GenerationFields, settings: ServerSettings) -> None:

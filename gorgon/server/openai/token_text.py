@@ -24,7 +24,8 @@ class TokenText:
 
     def text(self, tokens: Sequence[int]) -> str:
         """Text; control tokens add none."""
-        return b"".join(map(self._model.piece, tokens)).decode("utf-8", "replace")
+        pieces = {token: self._model.piece(token) for token in set(tokens)}
+        return b"".join([pieces[token] for token in tokens]).decode("utf-8", "replace")
 
     def written(self, token: int) -> str:
         """One token with what it is written as, control tokens too."""

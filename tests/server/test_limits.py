@@ -1,0 +1,226 @@
+"""Limits over real sockets: queue, time, prompt, choices, draining and TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gorgon.config import EngineSettings
+from tests.server.conftest import Running, serving
+from tests.tiny import write_heads, write_model
+
+LONG = 30_000  # tokens: many seconds, whatever the machine
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    model = write_model(folder / "tiny.gguf", change={"context_length": 32_768})
+    write_heads(folder / "tiny.medusa.gguf", model)
+    return folder
+
+
+def engine(files: Path, **settings: Any) -> EngineSettings:
+    return EngineSettings(
+        model=files / "tiny.gguf",
+        heads=files / "tiny.medusa.gguf",
+        threads=1,
+        num_cells=32_768,
+        measure_seconds=0.2,
+        profile_folder=files,
+        **settings,
+    )
+
+
+def endless(**fields: Any) -> dict[str, Any]:
+    """A body whose answer takes until somebody ends it; ids 1 and 2 would end the text."""
+    body: dict[str, Any] = {"prompt": "x", "max_tokens": LONG, "temperature": 0}
+    return body | {"logit_bias": {"1": -100, "2": -100}} | fields
+
+
+@contextlib.contextmanager
+def busy(server: Running) -> Iterator[None]:
+    """While an answer is being written."""
+    url, body = f"{server.url}/v1/completions", endless(stream=True)
+    with httpx.stream("POST", url, json=body, timeout=60) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        yield
+    server.wait_idle()
+
+
+def post(server: Running, path: str = "/v1/completions", **body: Any) -> httpx.Response:
+    body = {"prompt": "x", "max_tokens": 2} | body
+    return httpx.post(f"{server.url}{path}", json=body, timeout=60)
+
+
+def error_of(reply: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = reply.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    return error
+
+
+def test_who_waits_too_long_is_sent_away(files: Path) -> None:
+    with serving(engine(files, max_running=1, max_queue_time=0.2)) as server, busy(server):
+        for stream in (False, True):
+            reply = post(server, stream=stream)
+            assert reply.status_code == 429
+            assert error_of(reply)["code"] == "queue_full"
+            assert int(reply.headers["retry-after"]) >= 1
+
+
+def test_a_full_queue_sends_away_at_once(files: Path) -> None:
+    settings = engine(files, max_running=1, max_waiting=1)
+    with serving(settings) as server, ThreadPoolExecutor(1) as pool, busy(server):
+        second = pool.submit(post, server)
+        deadline = time.monotonic() + 30
+        while server.service.worker.num_open < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        reply = post(server)
+        assert reply.status_code == 429
+        assert "1 requests are waiting" in error_of(reply)["message"]
+        text = httpx.get(f"{server.url}/metrics").text
+        assert 'gorgon_requests_total{outcome="refused"} 1.0' in text
+        assert "gorgon_waiting 1.0" in text
+    assert second.result().status_code == 200
+
+
+def test_what_takes_too_long_is_ended(files: Path) -> None:
+    with serving(engine(files), request_timeout=0.4) as server:
+        reply = post(server, **endless())
+        assert reply.status_code == 504
+        assert error_of(reply)["code"] == "timeout"
+        server.wait_idle()
+        reply = post(server, **endless(stream=True))
+        assert reply.status_code == 200
+        *_, last, done = reply.text.strip().split("\n\n")
+        assert done == "data: [DONE]"
+        assert '"code": "timeout"' in last
+        assert '"type": "server_error"' in last
+
+
+def test_prompts_and_choices_have_limits(files: Path) -> None:
+    with serving(engine(files), max_prompt_tokens=10, max_choices=3) as server:
+        for path in ("/v1/completions", "/generate/normal"):
+            body = {"prompt": "y" * 40} | ({} if "v1" in path else {"max_tokens": None})
+            body = {name: value for name, value in body.items() if value is not None}
+            reply = httpx.post(f"{server.url}{path}", json=body)
+            assert reply.status_code == 400
+            assert "this server takes 10" in error_of(reply)["message"]
+        assert post(server, prompt="y").status_code == 200
+        assert post(server, n=3).status_code == 200
+        for fields, param in (({"n": 4}, "n"), ({"prompt": ["a", "b"], "n": 2}, "prompt")):
+            reply = post(server, **fields)
+            assert reply.status_code == 400
+            assert error_of(reply)["param"] == param
+            assert "at most 3" in error_of(reply)["message"]
+
+
+# -- a process of its own --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def process(files: Path, *options: str, **environment: str) -> Iterator[tuple[Any, str]]:
+    """``gorgon serve`` with its address."""
+    command = [sys.executable, "-m", "gorgon.cli", "serve", str(files / "tiny.gguf")]
+    command += ["--heads", str(files / "tiny.medusa.gguf"), "--port", "0", *options]
+    settings = {
+        "GORGON_NUM_CELLS": "32768",
+        "GORGON_THREADS": "1",
+        "GORGON_MEASURE_SECONDS": "0.2",
+        "GORGON_PROFILE_FOLDER": str(files),
+        "PYTHONUNBUFFERED": "1",
+    }
+    server = subprocess.Popen(
+        command,
+        env=os.environ | settings | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        ready = next(line for line in server.stdout if "is ready at" in line)
+        found = re.search(r"ready at (\S+)", ready)
+        assert found is not None
+        yield server, found[1]
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def read(url: str, body: dict[str, Any], begun: threading.Event) -> list[str]:
+    """The events of a stream."""
+    events = []
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as reply:
+        for line in filter(None, reply.iter_lines()):
+            events.append(line)
+            begun.set()
+    return events
+
+
+def test_sigterm_lets_running_answers_finish_and_no_new_one_in(files: Path) -> None:
+    body = endless(max_tokens=4000, stream=True, stream_options={"include_usage": True})
+    begun = threading.Event()
+    with process(files) as (server, url), ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(read, url, body, begun)
+        assert begun.wait(60)
+        server.send_signal(signal.SIGTERM)
+        with contextlib.suppress(httpx.TransportError):  # it may be done already
+            while (ready := httpx.get(f"{url}/ready")).status_code == 200:
+                time.sleep(0.01)
+            assert ready.json()["status"] == "draining"
+            reply = httpx.post(f"{url}/v1/completions", json={"prompt": "x"})
+            assert reply.status_code == 503
+            assert int(reply.headers["retry-after"]) > 0
+        *_, usage, done = stream.result(120)
+        assert done == "data: [DONE]"
+        assert '"completion_tokens": 4000' in usage
+        assert server.wait(60) == 0
+
+
+def test_the_grace_time_ends(files: Path) -> None:
+    begun = threading.Event()
+    with (
+        process(files, GORGON_SERVER_DRAIN_SECONDS="0.3") as (server, url),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        stream = pool.submit(read, url, endless(stream=True), begun)
+        assert begun.wait(60)
+        server.send_signal(signal.SIGTERM)
+        *_, last, done = stream.result(60)
+        assert '"code": "not_ready"' in last
+        assert done == "data: [DONE]"
+        assert server.wait(60) == 0
+
+
+def test_tls_by_certificate_files(files: Path) -> None:
+    certificate, key = files / "certificate.pem", files / "key.pem"
+    openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    where = ["-out", str(certificate), "-keyout", str(key)]
+    subprocess.run([*openssl.split(), *names, *where], check=True, capture_output=True)
+    options = ["--tls-certificate", str(certificate), "--tls-key", str(key), "--api-key", "k"]
+    with process(files, *options) as (_, url):
+        assert url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(verify=trusted, headers={"Authorization": "Bearer k"}) as client:
+            reply = client.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
+            assert reply.status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
