@@ -22,7 +22,8 @@ WIDTH = 16  # drafts looked at, at least, when a step is to teach
 _CHEAP = 0.2  # of t(1): a change that costs less is paid whenever a step gains by it
 _FIRST_LESSONS, _LESSONS = 3, 4  # before the first choice, and between later ones
 _RATE = 0.1  # of one teaching step in the mean yields
-_INTERVAL, _IDLE_INTERVAL = 16, 48  # steps from one teaching step to the next; with no drafts kept
+_INTERVAL = 16  # steps from one teaching step to the next
+_MAX_DOUBLINGS = 4  # of that, one for each choice to go on without drafts
 _SIZES = (*range(1, 17), 20, 24, 32, 48, 64)
 
 
@@ -53,6 +54,7 @@ class _Record:
     wait: int = 0
     kept: int = 0
     undecided: bool = False
+    idle: int = 0  # lessons in a row with no drafts kept
 
 
 class Habit:
@@ -121,7 +123,9 @@ class Habit:
         rate = max(_RATE, 1.0 / record.lessons)
         record.tokens += rate * (tokens - record.tokens)
         record.spent += rate * (spent - record.spent)
-        record.wait = min(record.lessons, _INTERVAL if plan.num_drafts else _IDLE_INTERVAL)
+        record.idle = 0 if plan.num_drafts else record.idle + 1
+        doublings = min(record.idle // _LESSONS, _MAX_DOUBLINGS)
+        record.wait = min(record.lessons, _INTERVAL) << doublings
         record.undecided = record.lessons % _LESSONS == _FIRST_LESSONS
 
     def _counts(self, num_roots: int, most: int) -> Ints:

@@ -69,7 +69,7 @@ def test_the_time_that_drafting_takes_counts() -> None:
     assert teach(Habit(0.0), LIKELY, spent=5.0).plan(1, 8, FLAT).num_drafts == 0
 
 
-@pytest.mark.parametrize(("survivals", "every"), [(LIKELY, 16), (NONE, 48)])
+@pytest.mark.parametrize(("survivals", "every"), [(LIKELY, 16), (NONE, 256)])
 def test_lessons_become_rare(survivals: Floats, every: int) -> None:
     habit = Habit(0.5)
     taught = []
