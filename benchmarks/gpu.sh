@@ -7,7 +7,8 @@
 #
 # Needs gorgon's modules on PYTHONPATH, llama_cpp with its libraries, and gguf. Writes OUT/NAME.json,
 # one file a run, each as soon as it is done; a run that fails is reported and the rest goes on.
-# SHAPE=tiny LENGTH=16 COUNT=2 CLIENTS="1 2" try the script anywhere in a minute.
+# PROMPTS=mt_bench.jsonl takes other prompts than the built-in ones for the default model.
+# DEFAULT_COUNT=2 SHAPE=tiny LENGTH=16 COUNT=2 CLIENTS="1 2" try the script anywhere in a minute.
 set -uo pipefail
 device="${1:?gpu or cpu}" model="${2:?the default model}" out="${3:?a folder for results}"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -19,7 +20,7 @@ shape="${SHAPE:-7b}" length="${LENGTH:-96}"
 mkdir -p "$out" "$scratch"
 
 if [[ $device == gpu ]]; then
-    many="${CLIENTS:-1 2 4 8 16 32 64}" few="${CLIENTS:-1 8}" count="${COUNT:-16}"
+    many="${CLIENTS:-1 2 4 8 16 32 64}" few="${CLIENTS:-1 8}" count="${COUNT:-24}"
     kinds="${KINDS:-F16 Q8_0 Q4_K_M}" options=(--gpu-layers -1)
 else
     export CUDA_VISIBLE_DEVICES=""
@@ -30,7 +31,7 @@ fi
 bench() { # bench NAME ARGUMENTS...
     local name="$device-$1" began=$SECONDS
     shift
-    if timeout "${LIMIT:-150}" python3 -m gorgon.cli bench --in-process --no-charts --loop --curve \
+    if timeout "${LIMIT:-150}" python3 -m gorgon.cli bench --in-process --no-charts --curve \
         --length "$length" --out "$scratch/$name" "${options[@]}" "$@"; then
         cp "$scratch/$name/result.json" "$out/$name.json"
     else
@@ -40,20 +41,23 @@ bench() { # bench NAME ARGUMENTS...
 }
 
 bench default --model "$model" --heads "${HEADS:-$here/gorgon/assets/smollm2-135m-instruct.medusa.gguf}" \
-    --modes "normal medusa lookup chain:4 tree:8 tree:16 tree:32" --clients "$many" \
-    --count "$((4 * count))" --repeats 2 --waves 1 --num-cells 32768
+    --modes "normal medusa lookup tree:8" --clients "$many" \
+    ${PROMPTS:+--prompts "$PROMPTS"} --count "${DEFAULT_COUNT:-64}" --waves 1 --num-cells 24576
+
+shape() { # shape NAME KIND ACCURACIES ARGUMENTS...: the weights are written once for all runs
+    local name="$shape-${2,,}-$1" file="$shape-${2,,}.gguf" kind="$2" accuracies="$3"
+    shift 3
+    mkdir -p "$scratch/$device-$name"
+    [[ -e "$scratch/$file" ]] && ln -sf "$scratch/$file" "$scratch/$device-$name/$file"
+    bench "$name" --shape "$shape" --type "$kind" --replay "$accuracies" --modes "normal medusa tree:16" \
+        --clients "$few" --count "$count" --waves 1 --num-cells 4096 "$@"
+    [[ -L "$scratch/$device-$name/$file" ]] || mv -f "$scratch/$device-$name/$file" "$scratch/"
+}
 
 for kind in $kinds; do
-    for accuracies in vicuna-medusa vicuna-conditioned; do
-        name="$shape-${kind,,}-$accuracies"
-        mkdir -p "$scratch/$device-$name"
-        # The weights are written once for both sets of accuracies.
-        file="$shape-${kind,,}.gguf"
-        [[ -e "$scratch/$file" ]] && ln -sf "$scratch/$file" "$scratch/$device-$name/$file"
-        bench "$name" --shape "$shape" --type "$kind" --replay "$accuracies" \
-            --modes "normal medusa tree:4 tree:8 tree:16 tree:64" --clients "$few" \
-            --count "$count" --num-cells 8192
-        [[ -L "$scratch/$device-$name/$file" ]] || mv -f "$scratch/$device-$name/$file" "$scratch/"
-    done
+    shape vicuna-medusa "$kind" vicuna-medusa
+    shape vicuna-conditioned "$kind" vicuna-conditioned
+    # Small batches of Q4_K_M are faster without flash attention there; `gorgon tune` finds it.
+    [[ $device == gpu && $kind == Q4_K_M ]] && shape no-flash-attention "$kind" vicuna-medusa --no-flash-attention
     [[ -n "${KEEP:-}" ]] || rm -f "$scratch/$shape-${kind,,}.gguf"
 done
