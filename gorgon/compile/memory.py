@@ -1,7 +1,8 @@
-"""Memory of the KV cache by type and length, from a model's header."""
+"""Memory: what the KV cache takes by type and length, and what this machine has left."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gorgon.errors import ModelError
@@ -35,3 +36,13 @@ def cache_bytes(path: Path, num_cells: int) -> dict[str, int]:
         * (ggml.row_size(kind, kv_heads * key) + ggml.row_size(kind, kv_heads * value))
         for name, kind in CACHE_TYPES.items()
     }
+
+
+def available() -> int | None:
+    """Bytes that programs can still take without swapping; None where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

@@ -209,6 +209,7 @@ class Compilation:
         base_type, wanted = self._own_type, self._order.options.file_type
         kept = {wanted: model}
         rows = [self._row(base_type, self._base, "write")]
+        mode = "write" if rows[0].measured is None else "compare"  # nothing to compare with
         for name in dict.fromkeys([wanted, *self._order.compare]):
             if name == base_type and name != wanted:
                 continue
@@ -218,12 +219,20 @@ class Compilation:
                 if name in UNQUANTISED:
                     options = replace(options, tensor_types=())
                 path = self._make(options, f"compared-{name}.gguf")
-            rows.append(self._row(name, path, "compare"))
+            rows.append(self._row(name, path, mode))
             if name not in kept:
                 path.unlink()
         return rows
 
     def _row(self, name: str, path: Path, mode: str) -> Row:
+        size, free = path.stat().st_size, memory.available()
+        if free is not None and size > free:
+            self._console.print(
+                f"{name} is not measured: {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory"
+                " are free",
+                soft_wrap=True,
+            )
+            return Row(name, size, _bits_per_weight(path), None)
         if self._order.num_tokens:
             self._check_space_of_log_probs(path)
         arguments = {
@@ -237,7 +246,7 @@ class Compilation:
         with stage(self._console, f"measuring {name}") as on_progress:
             done = child.run_job("measure", arguments, on_progress)
         measured = Measurement.from_json(done.result)
-        return Row(name, path.stat().st_size, _bits_per_weight(path), measured)
+        return Row(name, size, _bits_per_weight(path), measured)
 
     def _check_space_of_log_probs(self, path: Path) -> None:
         if not self._workspace.path(_LOG_PROBS).exists():

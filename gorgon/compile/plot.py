@@ -28,9 +28,10 @@ class Point:
 
 
 def draw(points: Sequence[Point], target: Path) -> None:
-    """Write a PNG; the first point is the unquantised model, at distance 0 from itself."""
+    """Write a PNG; the unquantised model is at distance 0 from itself."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    has_quality = all(point.quality is not None for point in points)
+    scored = [point.quality for point in points if point.quality is not None]
+    has_quality = len(scored) == len(points) and any(q.kl_divergence is not None for q in scored)
     with mpl.rc_context({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(11 if has_quality else 6, 4.5), layout="constrained")
         panes = figure.subplots(1, 2 if has_quality else 1, squeeze=False)[0]

@@ -21,19 +21,23 @@ COMPARISON, PLOT = "comparison.json", "comparison.png"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One type of a model: file size in bytes, bits per weight, what was measured."""
+    """One type of a model: file size in bytes, bits per weight, what was measured.
+
+    ``measured`` is None for a file that is larger than the free memory.
+    """
 
     name: str
     size: int
     bits_per_weight: float
-    measured: Measurement
+    measured: Measurement | None
 
     def as_json(self) -> dict[str, Any]:
         """All of it, with the derived numbers."""
+        value = {"type": self.name, "size": self.size, "bits_per_weight": self.bits_per_weight}
+        if self.measured is None:
+            return value
         return {
-            "type": self.name,
-            "size": self.size,
-            "bits_per_weight": self.bits_per_weight,
+            **value,
             "tokens_per_second": self.measured.tokens_per_second,
             "t4_over_t1": self.measured.ratio(4),
             "t8_over_t1": self.measured.ratio(8),
@@ -60,7 +64,10 @@ def write_comparison(rows: Sequence[Row], folder: Path) -> set[str]:
     points = [
         plot.Point(row.name, row.size, row.measured.tokens_per_second, row.measured.quality)
         for row in rows
+        if row.measured is not None
     ]
+    if not points:
+        return {COMPARISON}
     plot.draw(points, folder / PLOT)
     return {COMPARISON, PLOT}
 
@@ -97,8 +104,8 @@ def _size_table(rows: Sequence[Row]) -> Table:
             _size(row.size),
             f"{100 * (1 - row.size / rows[0].size):.1f} %",
             f"{row.bits_per_weight:.2f}",
-            f"{row.measured.load_seconds:.2f} s",
-            _size(row.measured.resident),
+            f"{row.measured.load_seconds:.2f} s" if row.measured else "",
+            _size(row.measured.resident) if row.measured else "",
         )
     return table
 
@@ -107,6 +114,8 @@ def _speed_table(rows: Sequence[Row]) -> Table:
     columns = ("tokens/s", "t(4)/t(1)", "t(8)/t(1)", "perplexity", "KL divergence", "top-1")
     table = _table("Speed here, and quality against the first row", "type", *columns)
     for row in rows:
+        if row.measured is None:
+            continue
         measured, scored = row.measured, row.measured.quality
         table.add_row(
             row.name,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gorgon.compile import child, manifest, model
+from gorgon.compile import child, manifest, memory, model
 from gorgon.compile.memory import cache_bytes
 from gorgon.compile.model import compile_model
 from gorgon.compile.order import NAMED_TEMPLATES, Order
@@ -114,6 +114,22 @@ def test_types_are_compared_in_a_table_and_a_picture(
     losses = [row["quality"]["kl_divergence"] for row in rows[1:]]
     assert losses == sorted(losses)
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_does_not_fit_into_memory_is_made_but_not_measured(
+    tiny: Path, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda: tiny.stat().st_size - 1)
+    out = compile_model(order(tiny, tmp_path / "out", "Q8_0", compare=("Q4_0",)), console)
+    base, *others = json.loads((out / "comparison.json").read_text())
+    assert base == {"type": "F16", "size": base["size"], "bits_per_weight": base["bits_per_weight"]}
+    for row in others:
+        assert row["tokens_per_second"] > 0
+        assert row["quality"]["perplexity"] > 1
+        assert row["quality"]["kl_divergence"] is None
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    compile_model(order(tiny, tmp_path / "none", "Q8_0", compare=("Q4_0",)), console)
+    assert not (tmp_path / "none" / "comparison.png").exists()
 
 
 def test_an_interrupted_compilation_goes_on_where_it_stopped(
