@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gorgon.backend import BatchRow, Floats, Output
 from gorgon.config import CacheType, EngineSettings
 from gorgon.errors import DecodeError, ModelError
+from gorgon.llama.candidates import Candidates
 from gorgon.llama.library import address_function, collect_errors, llama
 from gorgon.llama.model import Model
 
@@ -48,6 +49,7 @@ class Context:
                 f"{'; '.join(errors[-2:])}; use fewer cells"
             )
         self._memory = llama.llama_get_memory(self.handle)
+        self.candidates = Candidates(model.info.num_vocab)  # for one draw at a time
         self._rows = _Rows(self.max_rows)
         self._logits = _Outputs(model.info.num_vocab)
         self._hidden = _Outputs(model.info.num_embd)

@@ -6,20 +6,17 @@ is tested before it is accepted, and a grammar is checked before llama.cpp reads
 
 from __future__ import annotations
 
-import ctypes
 import time
 from typing import Any
-
-import numpy as np
 
 from gorgon.backend import Floats, Output
 from gorgon.errors import RequestError
 from gorgon.llama import gbnf
+from gorgon.llama.candidates import Candidates
 from gorgon.llama.library import llama
 from gorgon.llama.model import Model
 
 MAX_DRAW_SECONDS = 5.0  # everybody waits for a draw
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("prob", np.float32)])
 
 
 def check_grammar(model: Model, grammar: str) -> None:
@@ -35,50 +32,6 @@ def check_grammar(model: Model, grammar: str) -> None:
     if not sampler:
         raise RequestError("llama.cpp does not accept this grammar", "grammar")
     llama.llama_sampler_free(sampler)
-
-
-class Candidates:
-    """A ``llama_token_data_array`` that samplers work on."""
-
-    def __init__(self, size: int) -> None:
-        self._ids = np.arange(size, dtype=np.int32)
-        self._entries = np.zeros(size, _CANDIDATE)
-        data = self._entries.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
-        self._array = llama.llama_token_data_array(data, size, -1, False)
-
-    def fill(self, logits: Floats) -> None:
-        """All tokens of the vocabulary with ``logits`` [size]."""
-        self._entries["id"] = self._ids
-        self._entries["logit"] = logits
-        self._reset()
-
-    def fill_one(self, token: int) -> None:
-        """One token; the candidates must have size 1."""
-        self._entries["id"], self._entries["logit"] = token, 0.0
-        self._reset()
-
-    def forbid(self, tokens: Any) -> None:
-        """Take ``tokens`` out; to be called before anything reorders the candidates."""
-        self._entries["logit"][tokens] = -np.inf
-
-    @property
-    def are_all_out(self) -> bool:
-        """Whether none is left."""
-        return bool(np.isneginf(self._entries["logit"]).all())
-
-    def apply(self, sampler: Any) -> None:
-        """Let ``sampler`` change them."""
-        llama.llama_sampler_apply(sampler, ctypes.byref(self._array))
-
-    @property
-    def selected(self) -> int:
-        """The token that a drawing sampler took."""
-        assert 0 <= self._array.selected < self._array.size
-        return int(self._entries["id"][self._array.selected])
-
-    def _reset(self) -> None:
-        self._array.size, self._array.selected = len(self._entries), -1
-        self._array.sorted = False
 
 
 class GrammarSampler:

@@ -6,6 +6,7 @@ tokens seen so far. Every drawn token becomes part of the request, so drawing is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,17 +39,33 @@ class GreedySampler:
 
 
 class ChainSampler:
-    """A llama.cpp sampler chain: bias, penalties, top-k, top-p, min-p, temperature, draw."""
+    """A llama.cpp sampler chain: bias, penalties, top-k, top-p, min-p, temperature, draw.
+
+    Where nothing moves single logits, the chain sees only the tokens that can be drawn: what is
+    left out of a vocabulary has a probability of less than 2^-24 in all, no more than what
+    rounding takes from the sum of the others.
+    """
 
     failure = None
 
     def __init__(self, context: Context, params: SamplingParams, prompt: Sequence[int]) -> None:
-        self._context = context
-        self._chain = make_chain(params, prompt, context.model.info.num_vocab)
+        num_vocab = context.model.info.num_vocab
+        self._candidates = context.candidates
+        self._chain = make_chain(params, prompt, num_vocab)
+        moves_logits = params.has_penalties or bool(params.logit_bias)
+        self._gap = None if moves_logits else params.temperature * math.log(num_vocab * 2.0**24)
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""
-        return int(llama.llama_sampler_sample(self._chain, self._context.handle, row))
+        logits, candidates = output.logits[row], self._candidates
+        if self._gap is None:
+            candidates.fill(logits)
+        else:
+            candidates.fill_near(logits, self._gap)
+        candidates.apply(self._chain)
+        token = candidates.selected
+        self.observe(token)
+        return token
 
     def observe(self, token: int) -> None:
         """See ``Sampler``."""

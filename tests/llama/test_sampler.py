@@ -1,0 +1,46 @@
+"""Samplers draw what llama.cpp draws from the whole vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gorgon.backend import BatchRow
+from gorgon.config import EngineSettings
+from gorgon.llama.backend import LlamaBackend
+from gorgon.llama.library import llama
+from gorgon.llama.sampler import make_chain, make_sampler
+from gorgon.request import SamplingParams
+
+PARAMS = [
+    SamplingParams(temperature=0.7, seed=1),
+    SamplingParams(temperature=1.5, seed=2),
+    SamplingParams(temperature=0.7, seed=3, top_p=0.95),
+    SamplingParams(temperature=0.5, seed=4, min_p=0.05),
+    SamplingParams(temperature=0.7, seed=5, top_k=40, top_p=0.9),
+    SamplingParams(temperature=0.7, seed=6, repetition_penalty=1.3),
+    SamplingParams(temperature=0.7, seed=7, logit_bias=((70, 100.0),)),
+    SamplingParams(repetition_penalty=1.2),
+]
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[LlamaBackend]:
+    backend = LlamaBackend(EngineSettings(threads=1, num_cells=256))
+    yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize("params", PARAMS, ids=repr)
+def test_every_draw_is_llama_cpps_own(backend: LlamaBackend, params: SamplingParams) -> None:
+    backend.clear()
+    tokens = backend.model.tokenize("The sun rises in", add_special=True, parse_special=False)
+    sampler = make_sampler(backend.context, params, tokens)
+    chain = make_chain(params, tokens, backend.num_vocab)
+    for position in range(24):
+        output = backend.decode([BatchRow(tokens[position % len(tokens)], position, (1,))])
+        wanted = llama.llama_sampler_sample(chain, backend.context.handle, 0)
+        assert sampler.draw(output, 0) == wanted
+    sampler.close()
+    llama.llama_sampler_free(chain)
