@@ -197,8 +197,8 @@ class SequencePool:
         # ids beyond the tree's own branches hold the root alone
         ends = [start + length for length in parts.common]
         ends += [start + 1] * (len(ids) - len(ends))
-        for sequence_id, end in zip(ids, ends, strict=True):
-            self._backend.remove(sequence_id, end)
+        for branch in parts.cut:
+            self._backend.remove(ids[branch], ends[branch])
         if parts.winner:
             self._backend.share(ids[parts.winner], sequence.id, ends[0], start + len(path))
         for side, end in zip(sequence.sides, ends[1:], strict=False):

@@ -183,11 +183,13 @@ class Split:
     """What is left of a tree when one path is kept.
 
     ``rejected`` are the nodes off the path, ``common[b]`` says how many nodes of the path branch b
-    has, ``winner`` is a branch that has them all, the lowest.
+    has, ``cut`` are the branches that have others too, ``winner`` is a branch that has the whole
+    path, the lowest.
     """
 
     rejected: tuple[int, ...]
     common: tuple[int, ...]
+    cut: tuple[int, ...]
     winner: int
 
 
@@ -197,7 +199,8 @@ def split(shape: TreeShape, path: tuple[int, ...]) -> Split:
     branches = shape.branches
     common = [sum(b in branches[node] for node in path) for b in range(shape.num_branches)]
     rejected = [node for node in range(len(shape)) if node not in path]
-    return Split(tuple(rejected), tuple(common), branches[path[-1]][0])
+    cut = sorted({branch for node in rejected for branch in branches[node]})
+    return Split(tuple(rejected), tuple(common), tuple(cut), branches[path[-1]][0])
 
 
 @lru_cache(maxsize=256)

@@ -19,6 +19,7 @@ from gorgon.speculation.tree import (
     from_paths,
     parse_paths,
     root_only,
+    split,
 )
 from tests.engine.driver import tree_paths
 
@@ -160,3 +161,15 @@ def test_child_with_finds_a_token_below_a_node_only(example: TreeShape) -> None:
 def test_a_malformed_shape_is_our_bug(parents: tuple[int, ...], ranks: tuple[int, ...]) -> None:
     with pytest.raises(AssertionError):
         TreeShape(parents, ranks)
+
+
+@given(shapes(), st.data())
+def test_a_split_is_what_one_path_leaves(shape: TreeShape, data: st.DataObject) -> None:
+    path = shape.path_to(data.draw(st.integers(0, len(shape) - 1)))
+    parts = split(shape, path)
+    assert sorted([*path, *parts.rejected]) == list(range(len(shape)))
+    for branch in range(shape.num_branches):
+        nodes = {node for node in range(len(shape)) if branch in shape.branches[node]}
+        assert parts.common[branch] == len(nodes.intersection(path))
+        assert (branch in parts.cut) == (not nodes.issubset(path))
+    assert parts.common[parts.winner] == len(path)
