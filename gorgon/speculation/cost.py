@@ -16,7 +16,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _DRIFT_RATE = 0.05  # of what one step deviates, taken into the whole curve
-_SHAPE_RATE = 0.03  # and into its own n
+_SHAPE_RATE = 0.03  # and into its own n,
+_FIRST_SHAPE_RATE = 0.1  # more of the first few: a measurement knows no drafting and few contexts
 _MOST_DIP = 1.3  # t(n) over the least t of any larger n, as far as kernels are known to differ
 _MAX_DEVIATION = math.log(2.0)  # a step that was interrupted says no more than this
 
@@ -66,6 +67,7 @@ class StepCost:
         self._table = np.stack([_extend(np.array(times.sizes), row, n) for row in times.seconds])
         self._drift = 0.0
         self._deviation = np.zeros(max_tokens)
+        self._visits = np.zeros(max_tokens, np.int64)
 
     @property
     def last_size(self) -> int:
@@ -106,7 +108,8 @@ class StepCost:
         error = math.log(seconds / expected)
         error = min(max(error, -_MAX_DEVIATION), _MAX_DEVIATION)
         self._drift += _DRIFT_RATE * error
-        self._deviation[i] += _SHAPE_RATE * error
+        self._visits[i] += 1
+        self._deviation[i] += max(_SHAPE_RATE, _FIRST_SHAPE_RATE / self._visits[i]) * error
 
     def _at(self, context: float) -> Floats:
         """The measured curve at ``context``, without what was learnt since."""

@@ -21,7 +21,8 @@ Ints = npt.NDArray[np.intp]
 WIDTH = 16  # drafts looked at, at least, when a step is to teach
 _CHEAP = 0.2  # of t(1): a change that costs less is paid whenever a step gains by it
 _FIRST_LESSONS, _LESSONS = 3, 4  # before the first choice, and between later ones
-_RATE = 0.1  # of one teaching step in the mean yields
+_RATE = 0.05  # of one teaching step in the mean yields
+_MARGIN = 1.05  # by which drafts must be better than none: a size is kept beyond its good stretch
 _INTERVAL = 16  # steps from one teaching step to the next
 _MAX_DOUBLINGS = 4  # of that, one for each choice to go on without drafts
 _SIZES = (*range(1, 17), 20, 24, 32, 48, 64)
@@ -100,7 +101,9 @@ class Habit:
         """Keep the number of drafts that is best in the long run, a change to it counted in."""
         times = seconds[num_roots + counts] + np.where(counts > 0, record.spent, 0.0)
         changes = np.where(num_roots + counts == last, 0.0, self._change / (_LESSONS * _INTERVAL))
-        record.kept = int(counts[(record.tokens[counts] / (times + changes)).argmax()])
+        rates = record.tokens[counts] / (times + changes)
+        best = int(rates.argmax())
+        record.kept = int(counts[best]) if rates[best] > _MARGIN * rates[0] else 0
         record.undecided = False
 
     def learn(self, num_roots: int, plan: Plan, survivals: Floats, spent: float) -> None:
