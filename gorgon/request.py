@@ -14,6 +14,7 @@ Acceptance = Literal["lossless", "typical"]
 TreePaths = tuple[tuple[int, ...], ...]
 
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED: "draw one at random"
+MIN_TEMPERATURE = 1e-4  # below it, quotients of logits overflow and the likeliest token wins anyway
 MAX_TOP_K = 2**31 - 1  # what a C int holds
 MAX_LOGPROBS = 20  # alternatives a token, OpenAI's limit
 
@@ -31,10 +32,10 @@ class FinishReason(enum.StrEnum):
 class SamplingParams:
     """How the next token is drawn from the model's logits.
 
-    The defaults are greedy decoding with no penalty. Ranges: ``temperature`` >= 0 (0 is greedy),
-    ``top_k`` >= 0 (0 is off), ``top_p`` in (0, 1], ``min_p`` in [0, 1],
-    ``repetition_penalty`` > 0, the two other penalties in [-2, 2]. ``logit_bias`` adds to the
-    logits of single tokens, -100 to 100. ``grammar`` (GBNF, start rule ``root``) allows only
+    The defaults are greedy decoding with no penalty. Ranges: ``temperature`` >= 0 (below
+    ``MIN_TEMPERATURE`` is greedy), ``top_k`` >= 0 (0 is off), ``top_p`` in (0, 1], ``min_p`` in
+    [0, 1], ``repetition_penalty`` > 0, the two other penalties in [-2, 2]. ``logit_bias`` adds to
+    the logits of single tokens, -100 to 100. ``grammar`` (GBNF, start rule ``root``) allows only
     tokens that continue a text of its language, from the first token on or, with
     ``grammar_trigger``, from where the model writes that string.
     """
@@ -73,10 +74,15 @@ class SamplingParams:
         )
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is drawn."""
+        return self.temperature < MIN_TEMPERATURE
+
+    @property
     def is_plain_greedy(self) -> bool:
         """Whether the draw is the argmax of the untouched logits."""
         return (
-            self.temperature == 0.0
+            self.is_greedy
             and not self.has_penalties
             and not self.logit_bias
             and self.grammar is None

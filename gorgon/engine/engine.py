@@ -239,7 +239,7 @@ class Engine:
 
         if request.speculation.acceptance == "lossless" or len(tree) == 1:
             return accept_lossless(tree, draw, is_last)
-        temperature = request.sampling.temperature or 1.0
+        temperature = 1.0 if request.sampling.is_greedy else request.sampling.temperature
         return accept_typical(
             tree,
             lambda node: log_softmax(output.logits[first + node], temperature),

@@ -132,7 +132,7 @@ def _links(params: SamplingParams, num_vocab: int) -> list[Any]:
                 params.presence_penalty,
             )
         )
-    if params.temperature == 0.0:
+    if params.is_greedy:
         links.append(llama.llama_sampler_init_greedy())
         return links
     if params.top_k > 0:

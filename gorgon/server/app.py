@@ -16,7 +16,7 @@ from gorgon.engine.load import Loaded, load
 from gorgon.engine.worker import Worker
 from gorgon.errors import NotReadyError
 from gorgon.request import Mode
-from gorgon.server.docs import add_docs, describe_security
+from gorgon.server.docs import add_docs, describe
 from gorgon.server.events import unless_gone
 from gorgon.server.failures import add_error_handlers
 from gorgon.server.generation import Generator
@@ -123,7 +123,6 @@ def create_app(engine: EngineSettings, server: ServerSettings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=server.max_body_bytes)
     if keys:
         app.add_middleware(Keys, keys=keys)
-        describe_security(app)
     if server.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -139,6 +138,7 @@ def create_app(engine: EngineSettings, server: ServerSettings) -> FastAPI:
     app.include_router(openai_router(lambda: service.openai, server))
     app.include_router(metrics_router(service.worker, service.recorder))
     add_docs(app)
+    describe(app, with_keys=bool(keys))
     return app
 
 

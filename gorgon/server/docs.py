@@ -28,15 +28,19 @@ def add_docs(app: FastAPI) -> None:
         )
 
 
-def describe_security(app: FastAPI) -> None:
-    """Say in the schema that a key is needed."""
-    describe = app.openapi
+def describe(app: FastAPI, *, with_keys: bool) -> None:
+    """Make the schema say what FastAPI does not know: our status for bad bodies, and keys."""
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = describe()
-        schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
-        schemes["key"] = {"type": "http", "scheme": "bearer"}
-        schema["security"] = [{"key": []}]
+        schema = generate()
+        for methods in schema["paths"].values():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
+        if with_keys:
+            schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["key"] = {"type": "http", "scheme": "bearer"}
+            schema["security"] = [{"key": []}]
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

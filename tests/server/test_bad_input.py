@@ -125,3 +125,13 @@ def test_another_content_type_is_refused(client: TestClient, path: str, kind: st
 @pytest.mark.parametrize("path", PATHS)
 def test_another_method_is_refused(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 405
+
+
+@pytest.mark.parametrize("acceptance", ["lossless", "typical"])
+def test_next_to_no_temperature_is_none(client: TestClient, acceptance: str) -> None:
+    body: dict[str, Any] = {"prompt": "red", "max_length": 20, "acceptance": acceptance}
+    texts = [
+        client.post("/generate/medusa", json=body | {"temperature": t, "tree": [[0], [1]]}).json()
+        for t in (0.0, 1e-300, 1e-40, 1e-6)
+    ]
+    assert len({text["text"] for text in texts}) == 1
