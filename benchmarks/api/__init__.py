@@ -1,0 +1,1 @@
+"""Proofs of the HTTP API that take longer than a test may."""
