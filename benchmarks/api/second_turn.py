@@ -34,7 +34,8 @@ async def turn(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    began, first, text, usage = time.perf_counter(), 0.0, "", {}
+    began, first, text = time.perf_counter(), 0.0, ""
+    usage: dict[str, Any] = {}
     async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
         async for line in reply.aiter_lines():
             if not line.startswith("data: {"):

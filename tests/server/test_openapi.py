@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 import schemathesis
+from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -41,13 +43,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 SCHEMA = schemathesis.openapi.from_dict(create_app(EngineSettings(), ServerSettings()).openapi())
-OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
+OPERATIONS = {
+    found.ok().label: found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)
+}
 
 
 def examine(server: Running, label: str, mode: GenerationMode) -> None:
     @hypothesis.given(OPERATIONS[label].as_strategy(generation_mode=mode))
     @hypothesis.settings(max_examples=EXAMPLES)
-    def check(case: schemathesis.Case) -> None:
+    def check(case: Any) -> None:
         reply = case.call(base_url=server.url, timeout=30)
         if reply.status_code != 413:  # no schema tells how large a body is
             case.validate_response(reply, excluded_checks=[positive_data_acceptance])
