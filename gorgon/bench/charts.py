@@ -256,6 +256,7 @@ def _draw_gain_bands(axes: Any, document: Document) -> None:
         low, high = [r.speedup.low for r in own], [r.speedup.high for r in own]
         axes.fill_between([row.clients for row in own], low, high, color=colour, alpha=0.15)
     axes.axhline(1.0, color="black", linewidth=1)
+    axes.set_ylim(0, 1.5 * max(row.speedup.value for row in _rows(document)))
 
 
 def _ms(found: Mapping[str, float], name: str) -> float | None:
