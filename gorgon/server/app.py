@@ -89,10 +89,10 @@ class Service:
     def status(self) -> StatusResponse:
         """The worker's state and, once loaded, model and heads."""
         state = str(self.worker.state)
-        if self._loaded is None:
+        if self._openai is None:
             return StatusResponse(status=state)
-        backend = self._loaded.backend
-        return StatusResponse(status=state, model=backend.model.info.name, heads=backend.num_heads)
+        card = self._openai.card
+        return StatusResponse(status=state, model=card.id, heads=card.heads)
 
 
 def create_app(engine: EngineSettings, server: ServerSettings) -> FastAPI:
