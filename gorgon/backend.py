@@ -122,6 +122,10 @@ class Backend(Protocol):
         """Whether attention costs a token only the cells that it sees, not all that are used."""
 
     @property
+    def captures_graphs(self) -> bool:
+        """Whether the device compiles a graph for each batch size, as CUDA does."""
+
+    @property
     def orders_cells(self) -> bool:
         """Whether attention sums in the order of positions, wherever the tokens lie in the cache.
 

@@ -162,6 +162,7 @@ class FakeBackend:
         conditioned: bool = False,
         window: int = 0,
         orders_cells: bool = False,
+        captures_graphs: bool = False,
         agreement: float = 0.6,
         failures: Failures | None = None,
     ) -> None:
@@ -172,7 +173,7 @@ class FakeBackend:
         self.num_heads, self.max_guesses = num_heads, max_guesses
         self.conditioned, self.window = conditioned, window
         self.num_embd, self.skips_hidden_cells = _NUM_EMBD, True
-        self.orders_cells = orders_cells
+        self.orders_cells, self.captures_graphs = orders_cells, captures_graphs
         self.agreement = agreement
         self.failures = failures or Failures()
         self.samplers: list[FakeSampler] = []

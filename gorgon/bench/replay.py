@@ -108,6 +108,7 @@ class ReplayBackend:
         self.eog_ids, self.num_vocab = inner.eog_ids, inner.num_vocab
         self.num_embd, self.orders_cells = inner.num_embd, inner.orders_cells
         self.skips_hidden_cells = inner.skips_hidden_cells
+        self.captures_graphs = inner.captures_graphs
         self.num_heads, self.window = inner.num_heads, inner.window
         self.max_guesses = self.script.guesses.shape[-1]
         self.prefill, self.check_sampling = inner.prefill, inner.check_sampling

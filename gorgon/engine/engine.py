@@ -29,7 +29,7 @@ from gorgon.speculation.acceptance import (
     log_softmax,
 )
 from gorgon.speculation.cost import StepCost
-from gorgon.speculation.habit import make_habit
+from gorgon.speculation.habit import Habit
 from gorgon.speculation.tree import MAX_NODES
 
 logger = logging.getLogger("gorgon.engine")
@@ -67,7 +67,9 @@ class Engine:
 
     def __init__(self, backend: Backend, settings: EngineSettings, cost: StepCost) -> None:
         self.backend, self.settings = backend, settings
-        self.drafter = Drafter(backend, cost, make_habit(cost, settings.batch_sizes))
+        keeps_sizes = backend.captures_graphs or settings.batch_sizes
+        habit = Habit(cost.change, settings.batch_sizes) if keeps_sizes else None
+        self.drafter = Drafter(backend, cost, habit)
         self.times = StepTimes()
         self._reset()
 

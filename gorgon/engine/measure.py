@@ -131,7 +131,7 @@ def _sample(
                 return samples
             settling, settled = _settle(partial(_time, backend, context, size, clock))
             samples.seconds.setdefault(size, []).extend(settled)
-            samples.changes.append(sum(settling) - len(settling) * min(settled))
+            samples.changes.append(sum(settling) - len(settling) * statistics.fmean(settled))
     return samples
 
 

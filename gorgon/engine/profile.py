@@ -22,7 +22,7 @@ from gorgon.speculation.cost import CallCost, StepTimes
 
 logger = logging.getLogger("gorgon.engine")
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Profile(BaseModel):

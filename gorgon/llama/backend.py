@@ -81,6 +81,7 @@ class LlamaBackend:
         self.eog_ids = self.model.eog_ids
         self.num_vocab = self.model.info.num_vocab
         self.num_embd = self.model.info.num_embd
+        self.captures_graphs = on_gpu(settings.gpu_layers)
         self.skips_hidden_cells = self.orders_cells = self._has_native_attention()
         self.identity = _identity(settings, self.model.info, heads)
         self.num_heads = self.heads.num_heads if self.heads else 0

@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gorgon.speculation.budget import Floats
-from gorgon.speculation.cost import StepCost
 
 Ints = npt.NDArray[np.intp]
 
 WIDTH = 16  # drafts looked at, at least, when a step is to teach
-_CHEAP = 0.2  # of t(1): a change that costs less is paid whenever a step gains by it
 _FIRST_LESSONS, _LESSONS = 3, 4  # before the first choice, and between later ones
 _RATE = 0.05  # of one teaching step in the mean yields
 _MARGIN = 1.05  # by which drafts must be better than none: a size is kept beyond its good stretch
@@ -136,10 +134,3 @@ class Habit:
         sizes = self._sizes[(self._sizes > num_roots) & (self._sizes <= most)]
         counts = sizes - num_roots
         return np.concatenate([[0], counts[counts <= self._max_drafts]]).astype(np.intp)
-
-
-def make_habit(cost: StepCost, sizes: Sequence[int]) -> Habit | None:
-    """A habit where changes of size are dear or ``sizes`` are given, None where steps choose."""
-    if sizes or cost.change > _CHEAP * float(cost.seconds(0.0)[1]):
-        return Habit(cost.change, sizes)
-    return None

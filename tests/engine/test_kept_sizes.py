@@ -27,7 +27,13 @@ class SteadyCost(StepCost):
 
 
 def drive(slope: float, agreement: float, num_requests: int, **settings: object) -> Driver:
-    backend = FakeBackend(num_cells=2048, max_sequences=64, agreement=agreement, conditioned=True)
+    backend = FakeBackend(
+        num_cells=2048,
+        max_sequences=64,
+        agreement=agreement,
+        conditioned=True,
+        captures_graphs=True,
+    )
     driver = Driver(backend, SteadyCost(slope), **settings)
     for seed in range(num_requests):
         sampling = SamplingParams(temperature=0.7, seed=seed)
