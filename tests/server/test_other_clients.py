@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,13 @@ import pytest
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
+
+
+@pytest.fixture(autouse=True)
+def _sockets_left_open() -> Iterator[None]:
+    """Are collected here, where the warning about them is ignored."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
