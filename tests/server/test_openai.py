@@ -101,10 +101,8 @@ def test_logprobs_do_not_depend_on_who_guessed(server: Running) -> None:
         return list(answer.choices[0].logprobs.content)
 
     plain, drafted = entries(extra_body=PLAIN), entries(extra_body=TREE)
-    same = [a.token == b.token for a, b in zip(plain, drafted, strict=True)]
-    num_same = [*same, False].index(False)  # rounding decides near-ties, and all that follows
-    assert num_same >= 3
-    for a, b in zip(plain[:num_same], drafted[:num_same], strict=True):
+    assert [e.token for e in plain] == [e.token for e in drafted]
+    for a, b in zip(plain, drafted, strict=True):
         assert a.logprob == pytest.approx(b.logprob, abs=0.3)  # rounding: other cells, other sums
         assert a.logprob == a.top_logprobs[0].logprob  # greedy takes the likeliest
         assert sum(math.exp(top.logprob) for top in a.top_logprobs) <= 1 + 1e-5
@@ -116,8 +114,7 @@ def test_logprobs_do_not_depend_on_who_guessed(server: Running) -> None:
         if c.choices and c.choices[0].logprobs
         for e in c.choices[0].logprobs.content
     ]
-    assert len(streamed) == len(plain)
-    assert streamed[:3] == [e.token for e in plain[:3]]
+    assert streamed == [e.token for e in plain]
 
 
 def test_completions_take_every_form_of_prompt(server: Running) -> None:
@@ -172,9 +169,8 @@ def test_seeds_and_choices(server: Running) -> None:
 
     three = texts(n=3, seed=7)
     assert len(set(three)) > 1
-    again, alone = texts(n=3, seed=7), texts(seed=8)  # near-ties may part them later
-    assert [text[:3] for text in again] == [text[:3] for text in three]
-    assert alone[0][:3] == three[1][:3]
+    assert texts(n=3, seed=7) == three
+    assert texts(seed=8)[0] == three[1]
 
 
 def test_choices_share_the_prompt_they_continue(server: Running) -> None:
