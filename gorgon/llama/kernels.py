@@ -30,7 +30,10 @@ GGML_COMMIT = "0c1e570"
 # The names under which the wheel's libllama loads them: looked up, never loaded a second time.
 GGML_LIBRARIES = ("libggml-base.so.0", "libggml-cpu.so.0")
 
+INTERFACE = 2  # of native/registration.cpp: what this package relies on
+
 _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
+    ("interface", ctypes.c_int),
     ("register", ctypes.c_char_p, ctypes.c_char_p),
     ("take", None, ctypes.c_bool, ctypes.c_bool),
     ("packs", ctypes.c_bool, ctypes.c_int, ctypes.c_int64, ctypes.c_int64),
@@ -91,6 +94,8 @@ def _library() -> Any:
         if function is None:
             raise _StayOutError(f"{path} is of another version; run scripts/setup")
         function.restype, function.argtypes = result, arguments
+    if library.gorgon_kernels_interface() != INTERFACE:
+        raise _StayOutError(f"{path} is of another version; run scripts/setup")
     return library
 
 

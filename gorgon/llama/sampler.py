@@ -53,7 +53,9 @@ class ChainSampler:
         self._candidates = context.candidates
         self._chain = make_chain(params, prompt, num_vocab)
         moves_logits = params.has_penalties or bool(params.logit_bias)
-        self._gap = None if moves_logits else params.temperature * math.log(num_vocab * 2.0**24)
+        # top-p sums probabilities before the temperature sharpens them
+        scale = max(1.0, params.temperature) if params.top_p < 1.0 else params.temperature
+        self._gap = None if moves_logits else scale * math.log(num_vocab * 2.0**24)
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""

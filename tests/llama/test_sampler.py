@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from gorgon.backend import BatchRow
+from gorgon.backend import BatchRow, Output
 from gorgon.config import EngineSettings
 from gorgon.llama.backend import LlamaBackend
+from gorgon.llama.candidates import Candidates
 from gorgon.llama.library import llama
 from gorgon.llama.sampler import make_chain, make_sampler
 from gorgon.request import SamplingParams
@@ -42,5 +44,22 @@ def test_every_draw_is_llama_cpps_own(backend: LlamaBackend, params: SamplingPar
         output = backend.decode([BatchRow(tokens[position % len(tokens)], position, (1,))])
         wanted = llama.llama_sampler_sample(chain, backend.context.handle, 0)
         assert sampler.draw(output, 0) == wanted
+    sampler.close()
+    llama.llama_sampler_free(chain)
+
+
+def test_top_p_counts_the_tail_that_a_low_temperature_hides(backend: LlamaBackend) -> None:
+    """llama.cpp cuts before it sharpens: with a long tail top-p keeps more of what leads."""
+    logits = np.full((1, backend.num_vocab), -9.0, np.float32)
+    logits[0, :40] = -0.05 * np.arange(40)
+    output = Output(logits, np.zeros((1, 1), np.float32))
+    params = SamplingParams(temperature=0.2, top_p=0.5, seed=1)
+    sampler = make_sampler(backend.context, params, [1])
+    chain = make_chain(params, [1], backend.num_vocab)
+    everything = Candidates(backend.num_vocab)
+    for _ in range(200):
+        everything.fill(logits[0])
+        everything.apply(chain)
+        assert sampler.draw(output, 0) == everything.selected
     sampler.close()
     llama.llama_sampler_free(chain)

@@ -41,7 +41,8 @@ class _Answer:
     def push(self, result: StepResult) -> tuple[str, tuple[TokenLogprob, ...]]:
         text = ""
         for i, token in enumerate(result.tokens):
-            if self.stream.stopped or (token in self._eog_ids and result.finish):
+            ends = result.finish is FinishReason.STOP and token in self._eog_ids
+            if self.stream.stopped or ends:
                 self.stream.num_tokens += not self.stream.stopped
                 break
             start = self.stream.num_decoded
