@@ -67,9 +67,8 @@ class Engine:
 
     def __init__(self, backend: Backend, settings: EngineSettings, cost: StepCost) -> None:
         self.backend, self.settings = backend, settings
-        keeps_sizes = backend.captures_graphs or settings.batch_sizes
-        habit = Habit(cost.change, settings.batch_sizes) if keeps_sizes else None
-        self.drafter = Drafter(backend, cost, habit)
+        sizes = settings.batch_sizes or (cost.times.sizes if backend.captures_graphs else ())
+        self.drafter = Drafter(backend, cost, Habit(cost.change, sizes) if sizes else None)
         self.times = StepTimes()
         self._reset()
 

@@ -23,7 +23,6 @@ _RATE = 0.05  # of one teaching step in the mean yields
 _MARGIN = 1.05  # by which drafts must be better than none: a size is kept beyond its good stretch
 _INTERVAL = 16  # steps from one teaching step to the next
 _MAX_DOUBLINGS = 4  # of that, one for each choice to go on without drafts
-_SIZES = (*range(1, 17), 20, 24, 32, 48, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +61,12 @@ class Habit:
     Args:
         change: seconds that a step costs on top when its size is not that of the step before.
         sizes: tokens of a step to choose from; requests without drafts are always possible.
-        max_drafts: drafts looked at.
     """
 
-    def __init__(
-        self, change: float, sizes: Sequence[int] = (), max_drafts: int = max(_SIZES)
-    ) -> None:
+    def __init__(self, change: float, sizes: Sequence[int]) -> None:
         self._change = change
-        self._sizes = np.array(sorted(set(sizes or _SIZES)))
-        self._max_drafts = max_drafts
+        self._sizes = np.array(sorted(set(sizes)))
+        self._max_drafts = int(self._sizes[-1])
         self._records: dict[int, _Record] = {}
 
     def plan(self, num_roots: int, last: int, seconds: Floats) -> Plan:
@@ -132,5 +128,4 @@ class Habit:
     def _counts(self, num_roots: int, most: int) -> Ints:
         """Drafts that make a step as large as one of the sizes, rising, none at all first."""
         sizes = self._sizes[(self._sizes > num_roots) & (self._sizes <= most)]
-        counts = sizes - num_roots
-        return np.concatenate([[0], counts[counts <= self._max_drafts]]).astype(np.intp)
+        return np.concatenate([[0], sizes - num_roots]).astype(np.intp)

@@ -32,11 +32,12 @@ def score(times: StepTimes) -> float:
     return math.sqrt(single_rate(times) * batch_rate(times))
 
 
-def fixed_sizes(times: StepTimes, change: float) -> tuple[int, ...]:
-    """Batch sizes to keep to where a new size costs more than a tenth of a step; else none.
+def fixed_sizes(times: StepTimes, change: float, captures_graphs: bool) -> tuple[int, ...]:
+    """Batch sizes to keep to where graphs are captured and cost a tenth of a step; else none.
 
-    They grow by a half, so that filling one up costs little.
+    They grow by a half, so that filling one up costs little. On a processor a change costs that
+    much, too, but there a choice at every step gains more than it loses by changes.
     """
-    if change < 0.1 * float(times.seconds[0][0]):
+    if not captures_graphs or change < 0.1 * float(times.seconds[0][0]):
         return ()
     return (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)

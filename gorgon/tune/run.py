@@ -66,7 +66,8 @@ def run(
 
 
 def _keep(console: Console, outcome: Outcome) -> None:
-    sizes = fixed_sizes(outcome.measured.times, outcome.measured.change)
+    measured, captures_graphs = outcome.measured, on_gpu(outcome.settings.gpu_layers)
+    sizes = fixed_sizes(measured.times, measured.change, captures_graphs)
     changed = dict(outcome.changed)
     if sizes:
         changed["batch_sizes"] = sizes

@@ -19,7 +19,8 @@ class SteadyCost(StepCost):
     """A machine on which a change of size costs as much as a step, whatever the clock says."""
 
     def __init__(self, slope: float) -> None:
-        times = StepTimes((32,), (1, 64), np.array([[1.0, 1.0 + 63 * slope]]))
+        sizes = (*range(1, 17), 24, 32, 64)
+        times = StepTimes((32,), sizes, np.array([[1.0 + (n - 1) * slope for n in sizes]]))
         super().__init__(times, 512, change=1.0)
 
     def observe(self, num_tokens: int, context: float, seconds: float) -> None:

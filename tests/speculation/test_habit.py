@@ -13,6 +13,7 @@ FLAT: Floats = np.add(1.0, 0.005 * (_N - 1))  # seconds of 0 to 64 tokens
 STEEP: Floats = _N
 LIKELY: Floats = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
 NONE: Floats = np.empty(0)
+SIZES = (*range(1, 17), 24, 32, 64)
 
 
 def teach(
@@ -25,53 +26,53 @@ def teach(
 
 
 def test_without_experience_a_step_teaches_and_carries_nothing() -> None:
-    plan = Habit(0.5).plan(2, 2, FLAT)
+    plan = Habit(0.5, SIZES).plan(2, 2, FLAT)
     assert plan == Plan(0, True, 2 / FLAT[2])
     assert plan.width == WIDTH
 
 
 def test_drafts_that_pay_are_carried_and_their_rate_is_what_comes() -> None:
-    plan = teach(Habit(0.5), LIKELY).plan(1, 8, FLAT)
+    plan = teach(Habit(0.5, SIZES), LIKELY).plan(1, 8, FLAT)
     assert plan.num_drafts == 7
     assert plan.rate == pytest.approx((1 + LIKELY.sum()) / FLAT[8])
 
 
 def test_drafts_that_cost_as_much_as_they_bring_are_not() -> None:
-    assert teach(Habit(0.5), LIKELY).plan(1, 1, STEEP).num_drafts == 0
+    assert teach(Habit(0.5, SIZES), LIKELY).plan(1, 1, STEEP).num_drafts == 0
 
 
 def test_a_size_is_kept_where_another_is_only_a_little_better() -> None:
     for last, kept in ((7, 6), (8, 7), (2, 7)):
-        assert teach(Habit(5.0), LIKELY).plan(1, last, FLAT).num_drafts == kept
+        assert teach(Habit(5.0, SIZES), LIKELY).plan(1, last, FLAT).num_drafts == kept
 
 
 def test_one_odd_step_changes_no_habit() -> None:
-    habit = teach(teach(Habit(0.5), LIKELY), NONE, lessons=4)
+    habit = teach(teach(Habit(0.5, SIZES), LIKELY), NONE, lessons=4)
     assert habit.plan(1, 8, FLAT).num_drafts == 7
     assert teach(habit, NONE, lessons=100).plan(1, 8, FLAT).num_drafts == 0
 
 
 def test_numbers_of_requests_are_told_apart() -> None:
-    habit = teach(teach(Habit(0.5), LIKELY), NONE, num_roots=4)
+    habit = teach(teach(Habit(0.5, SIZES), LIKELY), NONE, num_roots=4)
     assert habit.plan(1, 1, FLAT).num_drafts == 7
     assert habit.plan(4, 4, FLAT).num_drafts == 0
 
 
 def test_only_given_sizes_and_what_there_is_room_for() -> None:
-    habit = teach(Habit(0.5, sizes=(4, 8, 16)), LIKELY)
+    habit = teach(Habit(0.5, (4, 8, 16)), LIKELY)
     assert habit.plan(1, 1, FLAT).num_drafts in (0, 3, 7, 15)
     assert habit.plan(1, 1, FLAT[:7]).num_drafts in (0, 3)
     assert habit.plan(1, 1, FLAT[:2]).num_drafts == 0
 
 
 def test_the_time_that_drafting_takes_counts() -> None:
-    assert teach(Habit(0.0), LIKELY, spent=1.0).plan(1, 8, FLAT).num_drafts == 7
-    assert teach(Habit(0.0), LIKELY, spent=5.0).plan(1, 8, FLAT).num_drafts == 0
+    assert teach(Habit(0.0, SIZES), LIKELY, spent=1.0).plan(1, 8, FLAT).num_drafts == 7
+    assert teach(Habit(0.0, SIZES), LIKELY, spent=5.0).plan(1, 8, FLAT).num_drafts == 0
 
 
 @pytest.mark.parametrize(("survivals", "every"), [(LIKELY, 16), (NONE, 256)])
 def test_lessons_become_rare(survivals: Floats, every: int) -> None:
-    habit = Habit(0.5)
+    habit = Habit(0.5, SIZES)
     taught = []
     for step in range(3000):
         plan = habit.plan(1, 8, FLAT)
@@ -82,7 +83,7 @@ def test_lessons_become_rare(survivals: Floats, every: int) -> None:
 
 
 def test_steps_that_do_not_teach_change_nothing() -> None:
-    habit = teach(Habit(0.5), LIKELY)
+    habit = teach(Habit(0.5, SIZES), LIKELY)
     for _ in range(200):
         habit.learn(1, Plan(7, False, 1.0), NONE, 9.0)
     assert habit.plan(1, 8, FLAT).num_drafts == 7

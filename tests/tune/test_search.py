@@ -68,8 +68,13 @@ def test_the_score_prefers_flat_curves_and_short_steps() -> None:
 
 
 def test_fixed_sizes_where_changes_cost() -> None:
-    assert fixed_sizes(measured(0.01, 0.0).times, change=0.0001) == ()
-    assert fixed_sizes(measured(0.01, 0.0).times, change=0.003)[:3] == (1, 2, 4)
+    times = measured(0.01, 0.0).times
+    assert fixed_sizes(times, change=0.0001, captures_graphs=True) == ()
+    assert fixed_sizes(times, change=0.003, captures_graphs=True)[:3] == (1, 2, 4)
+
+
+def test_a_processor_keeps_to_no_size_whatever_a_change_costs() -> None:
+    assert fixed_sizes(measured(0.01, 0.0).times, change=0.003, captures_graphs=False) == ()
 
 
 def test_a_graphics_card_has_no_processor_knobs() -> None:
