@@ -86,6 +86,16 @@ def write_heads(path: Path, base: Path, count: int = 3, **change: Any) -> Path:
     return path
 
 
+def engine_settings(folder: Path, context: int = 1024, **settings: Any) -> EngineSettings:
+    """For a service on a tiny model with heads, written into ``folder``, that starts at once."""
+    model, heads = folder / "tiny.gguf", folder / "tiny.medusa.gguf"
+    if not heads.exists():
+        write_heads(heads, write_model(model, change={"context_length": context}))
+    fields: Keys = {"model": model, "heads": heads, "num_cells": context, "threads": 1}
+    fields |= {"measure_seconds": 0.2, "profile_folder": folder}
+    return EngineSettings(**(fields | settings))
+
+
 def make_backend(folder: Path, **settings: Any) -> LlamaBackend:
     """A backend on a tiny model with heads, written into ``folder``; the caller closes it."""
     model, heads = folder / "tiny.gguf", folder / "tiny.medusa.gguf"

@@ -18,6 +18,12 @@ from gorgon.request import (
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 TreePath = Annotated[list[Annotated[int, Field(ge=0, le=63)]], Field(min_length=1, max_length=16)]
+IgnoreEos = Annotated[
+    bool, Field(description="go on to the full length where the model would end; for measurements")
+]
+CachePrompt = Annotated[
+    bool, Field(description="use what earlier requests left in the prefix cache")
+]
 
 
 class GenerateRequest(BaseModel):
@@ -46,12 +52,8 @@ class GenerateRequest(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
-    ignore_eos: Annotated[
-        bool, Field(description="go on to max_length where the model would end; for measurements")
-    ] = False
-    cache_prompt: Annotated[
-        bool, Field(description="use what earlier requests left in the prefix cache")
-    ] = True
+    ignore_eos: IgnoreEos = False
+    cache_prompt: CachePrompt = True
     stop: Annotated[list[StopString], Field(max_length=16)] = []
     acceptance: Annotated[
         Acceptance, Field(description="'typical' trades the model's exact distribution for speed")

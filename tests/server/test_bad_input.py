@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from gorgon.config import EngineSettings, ServerSettings
+from gorgon.config import ServerSettings
 from gorgon.server.app import create_app
-from tests.tiny import write_heads, write_model
+from tests.tiny import engine_settings
 
 PATHS = ["/generate/normal", "/generate/medusa", "/compare"]
 JSON = {"Content-Type": "application/json"}
@@ -19,16 +19,7 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("tiny")
-    model = write_model(folder / "tiny.gguf", change={"context_length": 1024})
-    heads = write_heads(folder / "tiny.medusa.gguf", model)
-    settings = EngineSettings(
-        model=model,
-        heads=heads,
-        threads=1,
-        num_cells=1024,
-        measure_seconds=0.2,
-        profile_folder=folder,
-    )
+    settings = engine_settings(folder)
     app = create_app(settings, ServerSettings())
     with TestClient(app) as client:
         app.state.service.worker.wait_loaded(120)

@@ -21,7 +21,7 @@ import pytest
 
 from gorgon.config import EngineSettings
 from tests.server.conftest import Running, serving
-from tests.tiny import write_heads, write_model
+from tests.tiny import engine_settings
 
 LONG = 30_000  # tokens: many seconds, whatever the machine
 
@@ -29,21 +29,12 @@ LONG = 30_000  # tokens: many seconds, whatever the machine
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    model = write_model(folder / "tiny.gguf", change={"context_length": 32_768})
-    write_heads(folder / "tiny.medusa.gguf", model)
+    engine_settings(folder, context=32_768)  # also of those that start a process of their own
     return folder
 
 
 def engine(files: Path, **settings: Any) -> EngineSettings:
-    return EngineSettings(
-        model=files / "tiny.gguf",
-        heads=files / "tiny.medusa.gguf",
-        threads=1,
-        num_cells=32_768,
-        measure_seconds=0.2,
-        profile_folder=files,
-        **settings,
-    )
+    return engine_settings(files, context=32_768, **settings)
 
 
 def endless(**fields: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from gorgon.config import EngineSettings, ServerSettings
 from gorgon.server.app import create_app
 from tests.server.conftest import Running, serving
-from tests.tiny import write_heads, write_model
+from tests.tiny import engine_settings
 
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "25"))  # of each operation
 
@@ -28,16 +28,7 @@ EXAMPLES = int(os.environ.get("API_EXAMPLES", "25"))  # of each operation
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("tiny")
-    model = write_model(folder / "tiny.gguf", change={"context_length": 1024})
-    heads = write_heads(folder / "tiny.medusa.gguf", model)
-    settings = EngineSettings(
-        model=model,
-        heads=heads,
-        threads=1,
-        num_cells=1024,
-        measure_seconds=0.2,
-        profile_folder=folder,
-    )
+    settings = engine_settings(folder)
     with serving(settings, max_new_tokens=16) as running:
         yield running
 

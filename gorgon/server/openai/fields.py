@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gorgon.request import MAX_SEED, MAX_TOP_K, Acceptance, Mode, SamplingParams, SpeculationParams
-from gorgon.server.schemas import StopString, TreePath
+from gorgon.server.schemas import CachePrompt, IgnoreEos, StopString, TreePath
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
@@ -76,12 +76,8 @@ class GenerationFields(WireModel):
         str | None, Field(min_length=1, description="GBNF that the answer must follow")
     ] = None
     speculation: Speculation | None = None
-    ignore_eos: Annotated[
-        bool, Field(description="go on to max_tokens where the model would end; for measurements")
-    ] = False
-    cache_prompt: Annotated[
-        bool, Field(description="use what earlier requests left in the prefix cache")
-    ] = True
+    ignore_eos: IgnoreEos = False
+    cache_prompt: CachePrompt = True
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationFields:
