@@ -68,6 +68,24 @@ class Guesses:
     probs: Floats
     states: Floats | None = None
 
+    def at(self, rows: Sequence[int]) -> Guesses:
+        """Those of ``rows``."""
+        states = None if self.states is None else self.states[rows]
+        return Guesses(self.tokens[rows], self.probs[rows], states)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Guesses for one depth below tokens that the heads chose themselves.
+
+    Row i of ``guesses`` holds what comes below ``tokens[i]``, which is among the guesses in row
+    ``parents[i]`` of the level above; in the first level it is the root of request ``parents[i]``.
+    """
+
+    guesses: Guesses
+    parents: Ints
+    tokens: Ints
+
 
 class Sampler(Protocol):
     """Draws the tokens of one request; every drawn token becomes part of the request."""
@@ -165,6 +183,17 @@ class Backend(Protocol):
             tokens: shape [nodes], the nodes' tokens.
             depth: of the guesses asked for; ``propose`` gives depth 1, so the first call asks
                 for 2, and ``num_heads`` is the last.
+
+        Raises:
+            HeadsError: when the device fails.
+        """
+
+    @property
+    def searches(self) -> bool:
+        """Whether ``search`` is there, and the better way to ask the heads."""
+
+    def search(self, state: DraftState) -> list[Level]:
+        """What conditioned heads guess for every depth, below the nodes that they find likeliest.
 
         Raises:
             HeadsError: when the device fails.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Output
+from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Level, Output
 from gorgon.errors import DecodeError, GorgonError, HeadsError
 from gorgon.request import Request, SamplingParams
 
@@ -163,6 +163,7 @@ class FakeBackend:
         window: int = 0,
         orders_cells: bool = False,
         captures_graphs: bool = False,
+        searches: bool = False,
         agreement: float = 0.6,
         failures: Failures | None = None,
     ) -> None:
@@ -174,6 +175,7 @@ class FakeBackend:
         self.conditioned, self.window = conditioned, window
         self.num_embd, self.skips_hidden_cells = _NUM_EMBD, True
         self.orders_cells, self.captures_graphs = orders_cells, captures_graphs
+        self.searches = searches
         self.agreement = agreement
         self.failures = failures or Failures()
         self.samplers: list[FakeSampler] = []
@@ -212,6 +214,22 @@ class FakeBackend:
         if self.failures.strike("deepens"):
             raise HeadsError("injected")
         return self._advance(states, tokens)
+
+    def search(self, state: DraftState) -> list[Level]:
+        """Two beams: the best two guesses below the root, then the best one below each."""
+        assert self.searches
+        roots = np.arange(len(state.tokens), dtype=np.int32)
+        levels = [Level(self.propose(state), roots, state.tokens[:, 0])]
+        for depth in range(2, self.num_heads + 1):
+            above = levels[-1].guesses
+            assert above.states is not None
+            parents = (
+                np.repeat(roots, 2) if depth == 2 else np.arange(2 * len(roots), dtype=np.int32)
+            )
+            ranks = np.tile([0, 1], len(roots)) if depth == 2 else np.zeros_like(parents)
+            tokens = above.tokens[parents, 0, ranks]
+            levels.append(Level(self.deepen(above.states[parents], tokens, depth), parents, tokens))
+        return levels
 
     def check_sampling(self, params: SamplingParams) -> None:
         assert params.grammar is None, "the toy model knows no text"

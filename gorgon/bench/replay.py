@@ -17,7 +17,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gorgon.backend import Backend, BatchRow, DraftState, Floats, Guesses, Ints, Output, Sampler
+from gorgon.backend import (
+    Backend,
+    BatchRow,
+    DraftState,
+    Floats,
+    Guesses,
+    Ints,
+    Level,
+    Output,
+    Sampler,
+)
 from gorgon.bench.accuracies import Accuracies
 from gorgon.bench.shapes import FIRST_WORD
 from gorgon.errors import GorgonError
@@ -110,6 +120,7 @@ class ReplayBackend:
         self.skips_hidden_cells = inner.skips_hidden_cells
         self.captures_graphs = inner.captures_graphs
         self.num_heads, self.window = inner.num_heads, inner.window
+        self.searches = inner.searches
         self.max_guesses = self.script.guesses.shape[-1]
         self.prefill, self.check_sampling = inner.prefill, inner.check_sampling
         self.share, self.remove = inner.share, inner.remove
@@ -128,8 +139,26 @@ class ReplayBackend:
     def propose(self, state: DraftState) -> Guesses:
         """What the real heads compute, with the script's outcome."""
         computed = self._inner.propose(state)
-        places = state.hidden[:, 0, 0].astype(np.int32) % SCRIPT_LENGTH
-        return self._replace(computed, places, 1)
+        return self._replace(computed, _places(state), 1)
+
+    def search(self, state: DraftState) -> list[Level]:
+        """As wide as the real heads search, from the nodes that the script's would go on from."""
+        levels: list[Level] = []
+        places, beams = _places(state), np.ones(1)  # how probable each node is that has guesses
+        requests = np.arange(len(places))[:, None]
+        for depth, level in enumerate(self._inner.search(state), 1):
+            parents, tokens = level.parents, level.tokens
+            if levels:
+                survivals = beams[:, None] * self.script.probs[depth - 2]
+                chosen = np.argsort(-survivals, axis=None, kind="stable")
+                rows, ranks = np.unravel_index(
+                    chosen[: len(tokens) // len(requests)], survivals.shape
+                )
+                parents = (requests * len(beams) + rows).ravel().astype(np.int32)
+                tokens = levels[-1].guesses.tokens[parents, 0, np.tile(ranks, len(requests))]
+                places, beams = places[parents], survivals[rows, ranks]
+            levels.append(Level(self._replace(level.guesses, places, depth), parents, tokens))
+        return levels
 
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         """See ``Backend``; guesses below a wrong token are as good, nobody will look at them."""
@@ -140,8 +169,14 @@ class ReplayBackend:
         if not self._conditioned:
             guesses = self.script.guesses[places]
             return Guesses(guesses, np.broadcast_to(self.script.probs, guesses.shape))
-        assert computed.states is not None
         guesses = self.script.guesses[places, depth - 1][:, None]
         probs = np.broadcast_to(self.script.probs[depth - 1], guesses.shape)
+        if computed.states is None:
+            return Guesses(guesses, probs)
         marks = places.astype(np.float32)[:, None]
         return Guesses(guesses, probs, np.hstack([marks, computed.states]))
+
+
+def _places(state: DraftState) -> Ints:
+    """Where in the script each request is, as its sampler left it."""
+    return state.hidden[:, 0, 0].astype(np.int32) % SCRIPT_LENGTH

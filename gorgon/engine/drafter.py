@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from gorgon.speculation.survival import Correction, Inheritance, apply_all
 from gorgon.speculation.tree import MAX_NODES, ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
 
 logger = logging.getLogger("gorgon.engine")
+
+_Found = TypeVar("_Found")
 
 _TESTED_GUESSES = 3  # first guesses of the heads that are tested by the next token, drafted or not
 _TOP_RATE = 0.02  # of one step in the mean probability of best guesses by depth
@@ -202,16 +205,44 @@ class Drafter:
             return
         if self._habit is None and not self._gate.is_open(num_requests):
             return
-        guesses = self._ask_heads([step.sequences[root] for root in roots])
-        spent = self.propose_cost.at(len(roots))
-        if guesses is None:
-            return
-        if guesses.states is None:
-            self._add_independent(step, roots, guesses, spent)
-        else:
-            self._add_levels(step, roots, guesses, spent)
-        if self._habit is None:
+        asked = self._add_search if self._backend.searches else self._add_guesses
+        if asked(step, roots) and self._habit is None:
             self._gate.learn(num_requests, math.log(step.choice.rate / without.rate))
+
+    def _add_search(self, step: DraftStep, roots: list[int]) -> bool:
+        """Add all that one call finds; whether it did."""
+        state = draft_state([step.sequences[root] for root in roots], self._backend.window)
+        levels = self._timed(len(roots), self.propose_cost, lambda: self._backend.search(state))
+        if levels is None:
+            return False
+        spent = self.propose_cost.at(len(roots))
+        nodes: dict[tuple[int, int], int] = {}  # by their row of the level above and token
+        for depth, level in enumerate(levels, 1):
+            keys = list(zip(level.parents.tolist(), level.tokens.tolist(), strict=True))
+            found = roots if depth == 1 else [nodes.get(key, -1) for key in keys]
+            rows = [row for row, node in enumerate(found) if node >= 0]
+            parents = [found[row] for row in rows]
+            added = self._add_level(step, parents, level.guesses.at(rows), depth)
+            step.choose(spent)
+            candidates = step.candidates
+            nodes = {
+                (rows[row], candidates.tokens[node]): node
+                for node, row in added.items()
+                if candidates.room_below(node) > 0
+            }
+            if not nodes:
+                break
+        return True
+
+    def _add_guesses(self, step: DraftStep, roots: list[int]) -> bool:
+        """Add what the heads guess, as deep as it pays; whether they answered."""
+        guesses = self._ask_heads([step.sequences[root] for root in roots])
+        if guesses is None:
+            return False
+        spent = self.propose_cost.at(len(roots))
+        add = self._add_independent if guesses.states is None else self._add_levels
+        add(step, roots, guesses, spent)
+        return True
 
     def _add_independent(
         self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
@@ -237,12 +268,7 @@ class Drafter:
         """Conditioned heads: one call for each depth, about the nodes worth going on from."""
         parents = roots
         for depth in range(1, self._backend.num_heads + 1):
-            tokens = guesses.tokens[:, 0].tolist()
-            probs = self._corrected(step, parents, guesses, depth)
-            if depth == 1:
-                for root, guessed, ranked in zip(roots, tokens, probs, strict=True):
-                    _note_guesses(step.sequences[root], guessed, ranked)
-            rows = step.add_level(parents, tokens, probs)
+            rows = self._add_level(step, parents, guesses, depth)
             step.choose(spent)
             parents = self._worth_deepening(step, rows, depth + 1)
             if not parents:
@@ -253,6 +279,17 @@ class Drafter:
                 return
             spent += self.deepen_cost.at(len(parents))
             guesses = below
+
+    def _add_level(
+        self, step: DraftStep, parents: list[int], guesses: Guesses, depth: int
+    ) -> dict[int, int]:
+        """Add what conditioned heads guess below ``parents``; the new nodes with their rows."""
+        tokens = guesses.tokens[:, 0].tolist()
+        probs = self._corrected(step, parents, guesses, depth)
+        if depth == 1:
+            for root, guessed, ranked in zip(parents, tokens, probs, strict=True):
+                _note_guesses(step.sequences[root], guessed, ranked)
+        return step.add_level(parents, tokens, probs)
 
     def _corrected(
         self, step: DraftStep, parents: list[int], guesses: Guesses, depth: int
@@ -296,17 +333,17 @@ class Drafter:
             len(above), self.deepen_cost, lambda: self._backend.deepen(states, tokens, depth)
         )
 
-    def _timed(self, rows: int, cost: CallCost, call: Callable[[], Guesses]) -> Guesses | None:
+    def _timed(self, rows: int, cost: CallCost, call: Callable[[], _Found]) -> _Found | None:
         began = self._clock()
         try:
-            guesses = call()
+            found = call()
         except GorgonError as error:
             logger.warning("the heads failed, so this step drafts without them: %s", error)
             return None
         elapsed = self._clock() - began
         self.heads_time += elapsed
         cost.observe(rows, elapsed)
-        return guesses
+        return found
 
     # -- feedback ---------------------------------------------------------------------------------
 

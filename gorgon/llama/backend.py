@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Output, Sampler
+from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Level, Output, Sampler
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError, ModelError
 from gorgon.llama import kernels
@@ -87,6 +87,7 @@ class LlamaBackend:
         self.num_heads = self.heads.num_heads if self.heads else 0
         self.max_guesses = self.heads.top_k if self.heads else 0
         self.window = self.heads.window if self.heads else 0
+        self.searches = self.heads is not None and self.heads.searches
         self.prefill = self.context.prefill
         self.decode = self.context.decode
         self.share = self.context.share
@@ -110,6 +111,11 @@ class LlamaBackend:
         """See ``Backend``."""
         assert self.heads is not None
         return self.heads.deepen(states, tokens, depth)
+
+    def search(self, state: DraftState) -> list[Level]:
+        """See ``Backend``."""
+        assert self.heads is not None
+        return self.heads.search(state)
 
     def check_sampling(self, params: SamplingParams) -> None:
         """See ``Backend``."""

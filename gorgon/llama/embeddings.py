@@ -13,6 +13,7 @@ from gorgon.llama.model import ModelInfo
 
 _NAME = "token_embd.weight"
 _FEW = 8  # tokens at a time
+_MANY = 1024  # while a table is made
 
 
 class Embeddings:
@@ -48,6 +49,16 @@ class Embeddings:
             return raw.view(np.float32).reshape(shape)
         self._to_float(self._raw_address, self._floats_address, count * self._num_embd)
         return self._floats[:count].reshape(shape)
+
+    def normalised(self, tokens: Ints, epsilon: float) -> npt.NDArray[np.float16]:
+        """``rms_norm`` of the embeddings of ``tokens`` [n], shape [n, num_embd]."""
+        table = np.empty((len(tokens), self._num_embd), np.float16)
+        for first in range(0, len(tokens), _MANY):
+            rows = self.read(tokens[first : first + _MANY])
+            scale = np.sqrt(np.mean(rows * rows, axis=1, keepdims=True) + epsilon)
+            table[first : first + _MANY] = rows / scale
+        self._make_room(_FEW)
+        return table
 
     def _make_room(self, count: int) -> None:
         """For ``count`` tokens at a time."""

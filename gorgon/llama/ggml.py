@@ -31,6 +31,7 @@ _cpu = ctypes.CDLL(str(library_path("ggml-cpu")))
 _ggml = ctypes.CDLL(str(library_path("ggml")))
 
 TYPE_F32 = 0
+TYPE_F16 = 1
 TYPE_I32 = 26
 DEVICE_CPU = 0
 DEVICE_GPU = 1
@@ -99,6 +100,7 @@ op_name = _bind(_base, "ggml_op_name", c_char_p, c_int)
 
 mul_mat = _bind(_base, "ggml_mul_mat", _P, _P, _P, _P)
 add = _bind(_base, "ggml_add", _P, _P, _P, _P)
+mul = _bind(_base, "ggml_mul", _P, _P, _P, _P)
 silu = _bind(_base, "ggml_silu", _P, _P, _P)
 rms_norm = _bind(_base, "ggml_rms_norm", _P, _P, _P, c_float)
 swiglu_split = _bind(_base, "ggml_swiglu_split", _P, _P, _P, _P)
@@ -106,6 +108,8 @@ concat = _bind(_base, "ggml_concat", _P, _P, _P, _P, c_int)
 soft_max = _bind(_base, "ggml_soft_max", _P, _P, _P)
 top_k = _bind(_base, "ggml_top_k", _P, _P, _P, c_int)
 get_rows = _bind(_base, "ggml_get_rows", _P, _P, _P, _P)
+repeat_4d = _bind(_base, "ggml_repeat_4d", _P, _P, _P, _N, _N, _N, _N)
+reshape_1d = _bind(_base, "ggml_reshape_1d", _P, _P, _P, _N)
 reshape_2d = _bind(_base, "ggml_reshape_2d", _P, _P, _P, _N, _N)
 reshape_3d = _bind(_base, "ggml_reshape_3d", _P, _P, _P, _N, _N, _N)
 view_2d = _bind(_base, "ggml_view_2d", _P, _P, _P, _N, _N, c_size_t, c_size_t)
@@ -122,8 +126,15 @@ graph_n_nodes = _bind(_base, "ggml_graph_n_nodes", c_int, _P)
 backend_buffer_free = _bind(_base, "ggml_backend_buffer_free", None, _P)
 backend_buffer_get_size = _bind(_base, "ggml_backend_buffer_get_size", c_size_t, _P)
 backend_tensor_set = _bind(_base, "ggml_backend_tensor_set", None, _P, _P, c_size_t, c_size_t)
+backend_tensor_set_async = _bind(
+    _base, "ggml_backend_tensor_set_async", None, _P, _P, _P, c_size_t, c_size_t
+)
+backend_tensor_get_async = _bind(
+    _base, "ggml_backend_tensor_get_async", None, _P, _P, _P, c_size_t, c_size_t
+)
 backend_tensor_get = _bind(_base, "ggml_backend_tensor_get", None, _P, _P, c_size_t, c_size_t)
-backend_graph_compute = _bind(_base, "ggml_backend_graph_compute", c_int, _P, _P)
+backend_graph_compute_async = _bind(_base, "ggml_backend_graph_compute_async", c_int, _P, _P)
+backend_synchronize = _bind(_base, "ggml_backend_synchronize", None, _P)
 backend_free = _bind(_base, "ggml_backend_free", None, _P)
 backend_get_default_buffer_type = _bind(_base, "ggml_backend_get_default_buffer_type", _P, _P)
 backend_init_by_type = _bind(_ggml, "ggml_backend_init_by_type", _P, c_int, c_char_p)

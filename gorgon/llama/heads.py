@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from gorgon.backend import DraftState, Floats, Guesses, Ints
+import numpy as np
+
+from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError
+from gorgon.llama import ggml
 from gorgon.llama.embeddings import Embeddings
-from gorgon.llama.heads_conditioned import ConditionedHeads
-from gorgon.llama.heads_file import open_heads, read_info, read_token_map
+from gorgon.llama.heads_conditioned import EMBEDDINGS, EPSILON, ConditionedHeads
+from gorgon.llama.heads_file import HeadsInfo, open_heads, read_info, read_token_map
 from gorgon.llama.heads_guesses import Ranking
 from gorgon.llama.heads_medusa import MedusaHeads
-from gorgon.llama.heads_weights import Device, Weights, read_stacks
+from gorgon.llama.heads_weights import Device, Matrix, Weights, read_stacks
 from gorgon.llama.model import ModelInfo
 
 
@@ -42,11 +45,24 @@ class Heads(Protocol):
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         """See ``Backend``."""
 
+    @property
+    def searches(self) -> bool:
+        """See ``Backend``."""
+
+    def search(self, state: DraftState) -> list[Level]:
+        """See ``Backend``."""
+
     def close(self) -> None:
         """Free weights and graphs."""
 
 
-def load_heads(path: Path, base: ModelInfo, settings: EngineSettings, top_k: int = 10) -> Heads:
+def load_heads(
+    path: Path,
+    base: ModelInfo,
+    settings: EngineSettings,
+    top_k: int = 10,
+    search: bool | None = None,
+) -> Heads:
     """The heads in ``path``, on the device of the model.
 
     Args:
@@ -54,6 +70,7 @@ def load_heads(path: Path, base: ModelInfo, settings: EngineSettings, top_k: int
         base: the model that the heads were made for.
         settings: device and threads.
         top_k: guesses per depth.
+        search: whether conditioned heads shall search; by default where that is faster.
 
     Raises:
         HeadsError: when the file is damaged or made for another model, or the device has no room.
@@ -65,11 +82,21 @@ def load_heads(path: Path, base: ModelInfo, settings: EngineSettings, top_k: int
         kind = ConditionedHeads if info.variant == "conditioned" else MedusaHeads
         stacks = read_stacks(file, info, base, token_map, kind.stacks(file, info))
     try:
+        embeddings = Embeddings(base) if info.variant == "conditioned" else None
+        if embeddings is not None and (device.is_gpu if search is None else search):
+            stacks[EMBEDDINGS] = [_table(embeddings, info, token_map)]
         weights = Weights(stacks, device)
     except HeadsError:
         device.close()
         raise
     ranking, top_k = Ranking(token_map, info.calibration), min(top_k, info.num_outputs)
-    if info.variant == "conditioned":
-        return ConditionedHeads(info, weights, device, ranking, top_k, Embeddings(base))
+    if embeddings is not None:
+        return ConditionedHeads(info, weights, device, ranking, top_k, embeddings)
     return MedusaHeads(info, weights, device, ranking, top_k)
+
+
+def _table(embeddings: Embeddings, info: HeadsInfo, token_map: Ints | None) -> Matrix:
+    """Normalised embeddings of the heads' outputs."""
+    outputs = np.arange(info.num_outputs, dtype=np.int32)
+    rows = embeddings.normalised(outputs if token_map is None else token_map, EPSILON)
+    return Matrix(ggml.TYPE_F16, (info.num_embd, info.num_outputs), rows.view(np.uint8))

@@ -9,7 +9,9 @@ the base's token embeddings, x the tokens and n(v) = rms_norm(v):
     s[k+1] = s[k] + block.down (SiLU(block.gate u + b) * (block.up u))
     guess = top_k(softmax(output s[k+1]))
 
-What goes from a node to those below it is [s[k+1], b]. docs/heads.md has the shapes.
+What goes from a node to those below it is [s[k+1], b]. docs/heads.md has the shapes. On the CPU
+every depth is a call of its own, so that it can be left out; on a GPU, where a call costs more than
+what it computes, ``search`` computes all depths in one.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gorgon.backend import DraftState, Floats, Guesses, Ints
-from gorgon.llama import ggml
+from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
+from gorgon.llama import ggml, heads_beam
 from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
-from gorgon.llama.heads_graph import Graph, Graphs, best, pieces
-from gorgon.llama.heads_guesses import Ranking, merged
+from gorgon.llama.heads_graph import Graph, Graphs, best, pieces, size_for
+from gorgon.llama.heads_guesses import Ranking, joined, merged
 from gorgon.llama.heads_weights import Device, Weights
-from gorgon.llama.tensors import part, shape_of
+from gorgon.llama.tensors import part, row_bytes, shape_of
 
 EPSILON = 1e-6  # of every rms_norm
+EMBEDDINGS = "embeddings"  # n(e(x)) of the heads' outputs, where the device is to search
 
 
 class ConditionedHeads:
@@ -49,6 +52,8 @@ class ConditionedHeads:
         self._state_size = info.num_embd + (info.num_hidden if info.window else 0)
         self._roots = Graphs(self._make_root)
         self._nodes = Graphs(self._make_node)
+        self._beams = Graphs(self._make_beams)
+        self.searches = EMBEDDINGS in weights
 
     @staticmethod
     def stacks(_file: GgufFile, info: HeadsInfo) -> list[list[str]]:
@@ -77,11 +82,41 @@ class ConditionedHeads:
             [self._deepen(states[piece], tokens[piece], depth) for piece in pieces(len(states))]
         )
 
+    def search(self, state: DraftState) -> list[Level]:
+        """See ``Backend``."""
+        hidden, tokens = state.hidden, state.tokens
+        found = [self._search(hidden[piece], tokens[piece]) for piece in pieces(len(hidden))]
+        return joined(found)
+
+    def _search(self, hidden: Floats, tokens: Ints) -> list[Level]:
+        graph, count = self._beams.at_least(len(hidden)), len(hidden)
+        self._fill_roots(graph, hidden, tokens)
+        graph.run()
+        arrays, width = (
+            [port.array for port in graph.outputs],
+            heads_beam.width_for(size_for(count)),
+        )
+        levels, rows, above = [], count, (np.arange(count, dtype=np.int32), tokens[:, 0])
+        for depth in range(1, self.num_heads + 1):
+            ids, probs = (a.reshape(-1, 1, self.top_k)[:rows] for a in arrays[3 * depth - 3 :][:2])
+            levels.append(Level(self._ranking(ids, probs, depth), *above))
+            if depth < self.num_heads:
+                chosen, beams = arrays[3 * depth - 1][:count], rows // count
+                parents, places = heads_beam.locate(chosen, beams, self.top_k)
+                above, rows = (
+                    (parents, self._ranking.tokens(ids[parents, 0, places])),
+                    count * width,
+                )
+        return levels
+
+    def _fill_roots(self, graph: Graph, hidden: Floats, tokens: Ints) -> None:
+        pairs = graph.inputs[0].array.reshape(-1, 1 + self.window, 2, self._info.num_embd)
+        pairs[: len(hidden), :, 0] = hidden
+        pairs[: len(hidden), :, 1] = self._embeddings.read(tokens)
+
     def _propose(self, hidden: Floats, tokens: Ints) -> Guesses:
         graph, count, num_embd = self._roots.at_least(len(hidden)), len(hidden), self._info.num_embd
-        pairs = graph.inputs[0].array.reshape(-1, 1 + self.window, 2, num_embd)
-        pairs[:count, :, 0] = hidden
-        pairs[:count, :, 1] = self._embeddings.read(tokens)
+        self._fill_roots(graph, hidden, tokens)
         graph.run()
         # b lies behind the window's share of s[0].
         bias = graph.outputs[3].array[:count, num_embd:] if self.window else None
@@ -111,12 +146,17 @@ class ConditionedHeads:
         """Free weights and graphs."""
         self._roots.close()
         self._nodes.close()
+        self._beams.close()
         self._weights.close()
         self._device.close()
 
     def _make_root(self, rows: int) -> Graph:
         shape = (self._info.num_embd, 2 * (1 + self.window), rows)
         return Graph(self._device, [shape], self._build_root)
+
+    def _make_beams(self, rows: int) -> Graph:
+        shape = (self._info.num_embd, 2 * (1 + self.window), rows)
+        return Graph(self._device, [shape], self._build_beams)
 
     def _make_node(self, rows: int) -> Graph:
         shapes: list[tuple[int, ...]] = [(self._info.num_embd, 2, rows)]
@@ -125,41 +165,64 @@ class ConditionedHeads:
         return Graph(self._device, shapes, self._build_node)
 
     def _build_root(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
-        """From [h[t], e(x[t+1]), h[t-1], e(x[t]) ...] a row."""
+        """Ids, probabilities, s[1] and, behind the window's share of s[0], b."""
+        state, root, shares = self._build_start(context, inputs[0])
+        pair = self._pair(context, state, root)
+        logits, state = self._build_block(context, pair, state, self._bias(context, shares))
+        return *best(context, logits, self.top_k), state, *([shares] if shares is not None else [])
+
+    def _build_beams(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
+        """See ``heads_beam.build``."""
+        state, root, shares = self._build_start(context, inputs[0])
+        bias = self._bias(context, shares)
+
+        def block(state: int, normed: int) -> tuple[int, int]:
+            return self._build_block(context, self._pair(context, state, normed), state, bias)
+
+        table, start = self._weights.tensor(EMBEDDINGS), (state, root)
+        return heads_beam.build(context, table, block, start, self.num_heads, self.top_k)
+
+    def _build_start(self, context: int, pairs: int) -> tuple[int, int, int | None]:
+        """s[0], n(e(root)) and the window's shares, from [h[t], e(x[t+1]), h[t-1], e(x[t]) ...]."""
         num_embd = self._info.num_embd
-        raw, normed = self._flat(context, inputs[0])
-        state = part(context, raw, 0, num_embd)
+        raw, normed = self._flat(context, pairs)
+        state, root = part(context, raw, 0, num_embd), part(context, normed, num_embd, num_embd)
         if not self.window:
-            return self._build_block(context, normed, state, None)
+            return state, root, None
         earlier = part(context, normed, 2 * num_embd, 2 * num_embd * self.window)
         summary = ggml.silu(context, self._weights.multiply(context, "window.in.weight", earlier))
         shares = self._weights.multiply(context, "window.state.weight", summary)
-        state = ggml.add(context, part(context, shares, 0, num_embd), state)
-        root = part(context, normed, num_embd, num_embd)
-        pair = ggml.concat(context, ggml.rms_norm(context, state, EPSILON), root, 0)
-        bias = part(context, shares, num_embd, self._info.num_hidden)
-        return *self._build_block(context, pair, state, bias), shares
+        return int(ggml.add(context, part(context, shares, 0, num_embd), state)), root, shares
+
+    def _bias(self, context: int, shares: int | None) -> int | None:
+        if shares is None:
+            return None
+        return part(context, shares, self._info.num_embd, self._info.num_hidden)
+
+    def _pair(self, context: int, state: int, root: int) -> int:
+        return int(ggml.concat(context, ggml.rms_norm(context, state, EPSILON), root, 0))
 
     def _build_node(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
         """From [s[k], e(x[t+1+k])] and, if there is a window, b."""
         raw, normed = self._flat(context, inputs[0])
         state = part(context, raw, 0, self._info.num_embd)
-        return self._build_block(context, normed, state, inputs[1] if self.window else None)
+        bias = inputs[1] if self.window else None
+        logits, state = self._build_block(context, normed, state, bias)
+        return *best(context, logits, self.top_k), state
 
     def _build_block(
         self, context: int, pair: int, state: int, bias: int | None
-    ) -> tuple[int, int, int]:
-        """Ids, probabilities and s[k+1] from u, s[k] and b."""
+    ) -> tuple[int, int]:
+        """Logits and s[k+1] from u, s[k] and b; several nodes in a row may share one b."""
         num_hidden, weights = self._info.num_hidden, self._weights
         wide = weights.multiply(context, "block.gate.weight", pair)
         gate, up = part(context, wide, 0, num_hidden), part(context, wide, num_hidden, num_hidden)
         if bias is not None:
-            gate = ggml.add(context, gate, bias)
+            gate = _add_to_rows(context, gate, bias)
         product = ggml.swiglu_split(context, gate, up)
         down = weights.multiply(context, "block.down.weight", product)
-        state = ggml.add(context, down, state)
-        logits = weights.multiply(context, "output.weight", state)
-        return *best(context, logits, self.top_k), state
+        state = int(ggml.add(context, down, state))
+        return weights.multiply(context, "output.weight", state), state
 
     def _flat(self, context: int, x: int) -> tuple[int, int]:
         """``x`` [num_embd, n, rows] as it is and with every vector normalised, [.., rows]."""
@@ -167,3 +230,15 @@ class ConditionedHeads:
         num_embd, count, *rows = shape_of(x)
         shape = (num_embd * count, rows[0] if rows else 1)
         return ggml.reshape_2d(context, x, *shape), ggml.reshape_2d(context, normed, *shape)
+
+
+def _add_to_rows(context: int, x: int, bias: int) -> int:
+    """``x`` [m, n] plus ``bias`` [m, requests], of which each is for n / requests rows in turn."""
+    (size, rows), (_, requests) = shape_of(x), shape_of(bias)
+    if rows == requests:
+        return int(ggml.add(context, x, bias))
+    stride, beams = row_bytes(x), rows // requests
+    by_request = ggml.view_3d(context, x, size, beams, requests, stride, stride * beams, 0)
+    stride = row_bytes(bias)
+    each = ggml.view_3d(context, bias, size, 1, requests, stride, stride, 0)
+    return int(ggml.reshape_2d(context, ggml.add(context, by_request, each), size, rows))

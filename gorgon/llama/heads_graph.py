@@ -37,18 +37,20 @@ class Port:
     """A tensor as an array of NumPy's shape, the contiguous dimension last."""
 
     def __init__(self, tensor: int, device: Device) -> None:
-        self._tensor, self._is_copy = tensor, not ggml.backend_buft_is_host(device.buffer_type)
+        self._handle, self._tensor = device.handle, tensor
+        self._is_copy = not ggml.backend_buft_is_host(device.buffer_type)
         self.array: npt.NDArray[Any] = empty_like(tensor) if self._is_copy else view(tensor)
+        self._address, self._size = self.array.ctypes.data, self.array.nbytes
 
     def push(self) -> None:
-        """Bring what was written to ``array`` to the device."""
+        """Queue what was written to ``array`` for the device."""
         if self._is_copy:
-            ggml.backend_tensor_set(self._tensor, self.array.ctypes.data, 0, self.array.nbytes)
+            ggml.backend_tensor_set_async(self._handle, self._tensor, self._address, 0, self._size)
 
     def pull(self) -> None:
-        """Bring what the device computed to ``array``."""
+        """Queue what the device computes for ``array``."""
         if self._is_copy:
-            ggml.backend_tensor_get(self._tensor, self.array.ctypes.data, 0, self.array.nbytes)
+            ggml.backend_tensor_get_async(self._handle, self._tensor, self._address, 0, self._size)
 
 
 # Adds tensors to a context, from the inputs in it; names the outputs.
@@ -103,10 +105,12 @@ class Graph:
         """
         for port in self.inputs:
             port.push()
-        if ggml.backend_graph_compute(self._device.handle, self._graph) != ggml.STATUS_SUCCESS:
-            raise HeadsError("the heads failed on the device")
+        status = ggml.backend_graph_compute_async(self._device.handle, self._graph)
         for port in self.outputs:
             port.pull()
+        ggml.backend_synchronize(self._device.handle)
+        if status != ggml.STATUS_SUCCESS:
+            raise HeadsError("the heads failed on the device")
 
     def close(self) -> None:
         """Free the memory of inputs and outputs; their arrays must not be used afterwards."""

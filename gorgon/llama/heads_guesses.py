@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gorgon.backend import Floats, Guesses, Ints
+from gorgon.backend import Floats, Guesses, Ints, Level
 from gorgon.llama.heads_file import Knots
 
 
@@ -39,8 +39,11 @@ class Ranking:
         for i in range(probs.shape[1] if self._calibration else 0):
             knots = self._calibration[depth - 1 + i]
             ranked[:, i] = np.interp(ranked[:, i], knots.x, knots.y)
-        tokens = ids if self._token_map is None else self._token_map.take(ids)
-        return Guesses(tokens.reshape(outputs.shape), ranked, states)
+        return Guesses(self.tokens(ids).reshape(outputs.shape), ranked, states)
+
+    def tokens(self, outputs: Ints) -> Ints:
+        """The token ids of ``outputs``."""
+        return outputs if self._token_map is None else self._token_map.take(outputs)
 
     def _offsets_for(self, rows: int, top_k: int) -> npt.NDArray[np.intp]:
         if len(self._offsets) < rows:
@@ -58,3 +61,20 @@ def merged(pieces: list[Guesses]) -> Guesses:
         np.concatenate([piece.probs for piece in pieces]),
         np.concatenate(states) if states else None,
     )
+
+
+def joined(found: list[list[Level]]) -> list[Level]:
+    """The levels of several graphs as one, rows in order."""
+    if len(found) == 1:
+        return found[0]
+    levels, rows_above = [], [len(search[0].tokens) for search in found]
+    for depth in zip(*found, strict=True):
+        starts = np.cumsum([0, *rows_above[:-1]]).astype(np.int32)
+        parents = [level.parents + start for level, start in zip(depth, starts, strict=True)]
+        guesses, tokens = (
+            merged([level.guesses for level in depth]),
+            [level.tokens for level in depth],
+        )
+        levels.append(Level(guesses, np.concatenate(parents), np.concatenate(tokens)))
+        rows_above = [len(level.tokens) for level in depth]
+    return levels

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gorgon.backend import DraftState, Floats, Guesses, Ints
+from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
 from gorgon.llama import ggml
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
@@ -26,7 +26,7 @@ from gorgon.llama.tensors import join, part, shape_of
 class MedusaHeads:
     """See ``Heads`` in heads.py."""
 
-    window = 0
+    window, searches = 0, False  # one call computes all depths anyway
 
     def __init__(
         self, info: HeadsInfo, weights: Weights, device: Device, ranking: Ranking, top_k: int
@@ -68,6 +68,10 @@ class MedusaHeads:
         shape = (-1, self.num_heads, self.top_k)
         ids, probs = (port.array.reshape(shape)[:count] for port in graph.outputs)
         return self._ranking(ids, probs, 1)
+
+    def search(self, state: DraftState) -> list[Level]:
+        """Never called; see ``searches``."""
+        raise AssertionError("independent heads guess for all depths at once")
 
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         """Never asked for: the guesses of ``propose`` are for all depths."""

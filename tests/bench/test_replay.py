@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gorgon.backend import BatchRow, DraftState
 from gorgon.bench.accuracies import (
     VICUNA_CONDITIONED,
     VICUNA_MEDUSA,
@@ -22,7 +24,7 @@ from gorgon.bench.trees import tree_paths
 from gorgon.config import EngineSettings
 from gorgon.engine.engine import Engine
 from gorgon.errors import BenchError
-from gorgon.request import SpeculationParams
+from gorgon.request import SamplingParams, SpeculationParams
 from tests.engine.driver import flat_cost
 from tests.fake import FakeBackend, ToyModel
 
@@ -73,6 +75,34 @@ def test_the_engine_yields_what_the_accuracies_promise() -> None:
     wanted = [backend.script.token(place) for place in range(200)]
     assert answers[0].text.split() == [str(token) for token in wanted]
     party.engine.check_integrity()
+
+
+def test_a_search_goes_on_where_the_accuracies_say() -> None:
+    num_heads = len(VICUNA_CONDITIONED.ranks)
+    fake = FakeBackend(
+        ToyModel(num_vocab=1024),
+        max_guesses=4,
+        num_heads=num_heads,
+        conditioned=True,
+        searches=True,
+        agreement=0.0,
+    )
+    backend = ReplayBackend(fake, VICUNA_CONDITIONED)
+    sampler = backend.make_sampler(SamplingParams(), (1, 2))
+    backend.prefill([BatchRow(1, 0, (0,))])
+    output = backend.decode([BatchRow(2, 1, (0,))])
+    token = sampler.draw(output, 0)
+    state = DraftState(output.hidden[None, :1], np.array([[token]], np.int32))
+    levels = backend.search(state)
+    assert [len(level.tokens) for level in levels] == [1, 2, 2, 2]
+    for above, level in itertools.pairwise(levels):
+        found = above.guesses.tokens[level.parents, 0]
+        assert (found == level.tokens[:, None]).any(axis=1).all()
+    # The two likeliest paths of each depth, and what the script guesses there.
+    assert levels[1].tokens.tolist() == levels[0].guesses.tokens[0, 0, :2].tolist()
+    for depth, level in enumerate(levels):
+        script = backend.script.guesses[1, depth]
+        assert (level.guesses.tokens[:, 0] == script).all()
 
 
 def test_where_the_steps_spent_their_time_is_known() -> None:

@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gorgon.request import SamplingParams, TreePaths
-from tests.engine.driver import BUSH, CHAIN, Driver, medusa, prompts, samplings, tree_paths
+from gorgon.request import SamplingParams, SpeculationParams, TreePaths
+from tests.engine.driver import (
+    BUSH,
+    CHAIN,
+    Driver,
+    flat_cost,
+    medusa,
+    prompts,
+    samplings,
+    tree_paths,
+)
 from tests.fake import Failures, FakeBackend
 
 
@@ -62,3 +71,41 @@ def test_a_level_that_fails_costs_drafts_only() -> None:
     driver.run()
     driver.expect(answer)
     assert answer.depths == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
+@given(
+    prompts_=st.lists(prompts(), min_size=1, max_size=4),
+    sampling=samplings,
+    window=st.integers(0, 2),
+    agreement=st.floats(0, 1),
+)
+@settings(max_examples=40)
+def test_a_search_does_not_change_the_text(
+    prompts_: list[tuple[int, ...]], sampling: SamplingParams, window: int, agreement: float
+) -> None:
+    backend = conditioned(num_cells=600, window=window, agreement=agreement, searches=True)
+    driver = Driver(backend, flat_cost())
+    answers = [driver.submit(p, 20, SpeculationParams(mode="medusa"), sampling) for p in prompts_]
+    driver.run()
+    for answer in answers:
+        driver.expect(answer)
+    driver.close()
+
+
+def test_a_search_is_one_draft_of_all_depths() -> None:
+    driver = Driver(conditioned(agreement=1.0, searches=True, num_cells=600), flat_cost())
+    answer = driver.submit((1, 2, 3), 61, SpeculationParams(mode="medusa"), ignore_eos=True)
+    driver.run()
+    driver.expect(answer)
+    assert max(answer.depths) == driver.backend.num_heads
+    assert answer.sure_stats.steps <= 15
+
+
+def test_a_search_that_fails_costs_drafts_only() -> None:
+    failures = Failures(proposes=frozenset([1]))
+    backend = conditioned(agreement=1.0, searches=True, num_cells=600, failures=failures)
+    driver = Driver(backend, flat_cost())
+    answer = driver.submit((1, 2, 3), 30, SpeculationParams(mode="medusa"), ignore_eos=True)
+    driver.run()
+    driver.expect(answer)
+    assert answer.depths[:4] == [0, 0, 1, 2]  # one plain step, one whose heads failed

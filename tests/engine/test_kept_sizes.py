@@ -27,13 +27,16 @@ class SteadyCost(StepCost):
         super().observe(num_tokens, context, float(self.seconds(context)[num_tokens]))
 
 
-def drive(slope: float, agreement: float, num_requests: int, **settings: object) -> Driver:
+def drive(
+    slope: float, agreement: float, num_requests: int, searches: bool = False, **settings: object
+) -> Driver:
     backend = FakeBackend(
         num_cells=2048,
         max_sequences=64,
         agreement=agreement,
         conditioned=True,
         captures_graphs=True,
+        searches=searches,
     )
     driver = Driver(backend, SteadyCost(slope), **settings)
     for seed in range(num_requests):
@@ -49,9 +52,12 @@ def decode_sizes(driver: Driver) -> list[int]:
     return driver.backend.row_counts[1:]  # the first one is the prompts'
 
 
+@pytest.mark.parametrize("searches", [False, True])
 @pytest.mark.parametrize("num_requests", [1, 3])
-def test_good_drafts_on_a_flat_machine_make_large_steps_of_one_size(num_requests: int) -> None:
-    driver = drive(slope=0.002, agreement=0.9, num_requests=num_requests)
+def test_good_drafts_on_a_flat_machine_make_large_steps_of_one_size(
+    num_requests: int, searches: bool
+) -> None:
+    driver = drive(0.002, 0.9, num_requests, searches)
     sizes = decode_sizes(driver)
     changes = sum(a != b for a, b in itertools.pairwise(sizes))
     assert changes <= len(sizes) / 5

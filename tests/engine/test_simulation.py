@@ -56,6 +56,7 @@ class Machine:
                 num_heads=NUM_HEADS,
                 max_guesses=TOP_K,
                 window=0,
+                searches=False,
                 propose=self.propose,
                 deepen=self.deepen,
             ),

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from gorgon.backend import DraftState, Guesses
+from gorgon.backend import DraftState, Guesses, Level
 from gorgon.compile.sidecar import Sidecar, write
 from gorgon.config import EngineSettings
 from gorgon.llama.gguf import GgufFile
@@ -91,6 +91,41 @@ def test_conditioned_heads_compute_their_formula(
             s, tokens = guesses.states[:, :EMBD], guesses.tokens[:, 0, 1]
             guesses = heads.deepen(guesses.states, tokens, depth + 1)
     heads.close()
+
+
+@pytest.mark.parametrize("window", [0, 2])
+@pytest.mark.parametrize("rows", [1, 2, 3, 70])
+def test_a_search_gives_what_asking_for_each_depth_gives(
+    rows: int, window: int, base: ModelInfo, tmp_path: Path
+) -> None:
+    path = write_heads(tmp_path / "h", base, conditioned_tensors(window), token_ids=TOKEN_MAP)
+    heads, start = load_heads(path, base, SETTINGS, search=True), states(rows, window)
+    levels, asked = heads.search(start), heads.propose(start)
+    assert heads.searches
+    assert len(levels) == heads.num_heads
+    assert (levels[0].parents == np.arange(rows)).all()
+    assert (levels[0].tokens == start.tokens[:, 0]).all()
+    survivals = np.ones(rows, np.float32)
+    for depth, level in enumerate(levels, 1):
+        if depth > 1:
+            above = asked
+            assert above.states is not None
+            asked = heads.deepen(above.states[level.parents], level.tokens, depth)
+            survivals = check_chosen(level, above, survivals, rows)
+        assert (level.guesses.tokens == asked.tokens).mean() > 0.98  # but for near-ties: F16
+        assert distance(level.guesses.probs, asked.probs) < 2e-3
+    heads.close()
+
+
+def check_chosen(level: Level, above: Guesses, survivals: Floats, rows: int) -> Floats:
+    """The likeliest paths of each request are gone on from; their survivals."""
+    known = above.tokens[level.parents, 0] == level.tokens[:, None]
+    assert known.any(axis=1).all()
+    paths = survivals[:, None] * above.probs[:, 0]
+    found: Floats = paths[level.parents, known.argmax(axis=1)].reshape(rows, -1)
+    best = np.sort(paths.reshape(rows, -1))[:, ::-1][:, : found.shape[1]]
+    assert np.allclose(np.sort(found)[:, ::-1], best, rtol=1e-2)
+    return found.ravel()
 
 
 @pytest.mark.parametrize("window", [0, 1, 3])
