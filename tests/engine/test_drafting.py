@@ -51,7 +51,7 @@ def test_conditioned_heads_that_are_right_fill_every_step(window: int) -> None:
     for answer in answers:
         driver.expect(answer)
         # One plain step, then three drafts and the draw behind them each time.
-        assert answer.depths[:8] == [0, 1, 2, 3, 4, 0, 0, 1]  # the seventh: heads that failed
+        assert answer.depths[:9] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
 def test_a_level_is_one_call_for_all_requests_and_nodes() -> None:
