@@ -3,8 +3,8 @@
     python -m benchmarks.steps --prompts mt_bench.jsonl [--clients 1 8] [--temperature 0]
 
 t(n) is given, not measured: t(1) = 3.4 ms and 6 % more for each further token, so that a few
-drafts pay in every run, whatever the machine does meanwhile. Steps with prompt chunks are left out.
-Medians over the steps, ms; "outside" is all but llama_decode and the heads.
+drafts pay in every run, whatever the machine does meanwhile. Left out are steps with
+prompt chunks and, in mode medusa, those that do not ask the heads. Medians over the steps, ms; "outside" is all but llama_decode and the heads.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def run(
             engine.submit(_request(len(waiting), waiting.popleft(), length, mode, params))
         clock.seconds = 0.0
         results, times = engine.step(), engine.times
-        if times.prefill == 0.0 and len(engine.scheduler.running) == clients:
+        asked = times.heads > 0.0 or mode == "normal"
+        if asked and times.prefill == 0.0 and len(engine.scheduler.running) == clients:
             num_tokens = sum(len(result.tokens) for result in results)
             steps.append(Step(times.total, clock.seconds, times.heads, num_tokens))
     return steps

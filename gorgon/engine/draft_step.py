@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-import numpy as np
-
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation import budget
 from gorgon.speculation.candidates import Candidates
@@ -29,7 +27,7 @@ class DraftStep:
         candidates: Candidates,
         sequences: Seq[Sequence],
         free: list[int],
-        curve: budget.Floats,
+        curve: Seq[float],
         plan: Plan | None = None,
     ) -> None:
         self.candidates, self.sequences, self.free = candidates, sequences, free
@@ -39,17 +37,18 @@ class DraftStep:
         self._num_wanted = self._num_room if plan is None else plan.width
         self._ranked: list[int] = []
         self._least_ranked = 0.0
-        self._plan, self.survivals, self.spent = plan, np.empty(0), 0.0
+        self._plan, self.spent = plan, 0.0
+        self.survivals: list[float] = []
         self.choice = self._choose(0.0)
 
     def choose(self, spent: float = 0.0) -> budget.Choice:
         """Find the best number of drafts beside the roots and the fixed trees, and keep it."""
         new = range(self._num_sure + len(self._ranked), len(self.candidates))
         self._ranked = self.candidates.ranked([*self._ranked, *new])
-        survivals = [self.candidates.survivals[node] for node in self._ranked]
-        if 0 < self._num_wanted <= len(survivals):
-            self._least_ranked = survivals[self._num_wanted - 1]
-        self.survivals = np.array(survivals)
+        survivals = self.candidates.survivals
+        self.survivals = [survivals[node] for node in self._ranked]
+        if 0 < self._num_wanted <= len(self._ranked):
+            self._least_ranked = self.survivals[self._num_wanted - 1]
         self.choice, self.spent = self._choose(spent), spent
         return self.choice
 

@@ -143,12 +143,10 @@ class Drafter:
         num_sure = len(candidates)
         most = len(roots) + min(limits.drafts, (MAX_NODES - 1) * len(free))
         if self._habit is None:
-            step = DraftStep(
-                candidates, sequences, free, self.cost.next_seconds(context)[: most + 1]
-            )
+            step = DraftStep(candidates, sequences, free, self.cost.next_curve(context, most))
             self._ask_sources(step)
             return step.trees()
-        curve = self.cost.seconds(context)[: most + 1]
+        curve = self.cost.curve(context, most)
         plan = self._habit.plan(num_sure, self.cost.last_size, curve)
         step = DraftStep(candidates, sequences, free, curve, plan)
         if plan.width:
@@ -312,8 +310,9 @@ class Drafter:
         if not nodes:
             return []
         candidates, price, rate = step.candidates, step.price(), step.choice.rate
-        nodes.sort(key=candidates.survivals.__getitem__, reverse=True)
-        gains = np.array([candidates.survivals[node] for node in nodes]) * self._top[depth] - price
+        survivals, top = candidates.survivals, self._top[depth]
+        nodes.sort(key=survivals.__getitem__, reverse=True)
+        gains = [survivals[node] * top - price for node in nodes]
         call = self.deepen_cost
         return nodes[: budget.num_worth(gains, rate * call.base, rate * call.per_row)]
 

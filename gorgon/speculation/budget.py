@@ -1,27 +1,26 @@
 """How many drafted tokens a step should carry: the number that gives most tokens a second.
 
-Knows survivals and seconds, not trees, requests or sources.
+Knows survivals and seconds, not trees, requests or sources. Plain loops: between two passes of the
+model an array operation takes longer than the few tens of additions that it would do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """``num_drafts`` of the likeliest drafts are worth their place; ``rate`` is tokens/s."""
 
     num_drafts: int
     rate: float
 
 
-def choose(survivals: Floats, num_roots: int, seconds: Floats, spent: float = 0.0) -> Choice:
+def choose(
+    survivals: Sequence[float], num_roots: int, seconds: Sequence[float], spent: float = 0.0
+) -> Choice:
     """The number of drafts that maximises expected tokens a second.
 
     A step with ``num_roots`` requests and the k likeliest drafts yields
@@ -35,34 +34,35 @@ def choose(survivals: Floats, num_roots: int, seconds: Floats, spent: float = 0.
         seconds: t(n) for n = 0, 1, ...; n beyond its end is not considered.
         spent: seconds already spent on drafting in this step.
     """
-    limit = min(len(survivals), len(seconds) - 1 - num_roots)
-    if limit <= 0:
-        return Choice(0, num_roots / (float(seconds[num_roots]) + spent))
-    tokens = np.empty(limit + 1)
-    tokens[0] = num_roots
-    np.cumsum(survivals[:limit], out=tokens[1:])
-    tokens[1:] += num_roots
-    rates = tokens / (seconds[num_roots : num_roots + limit + 1] + spent)
-    best = int(rates.argmax())
-    return Choice(best, float(rates[best]))
+    tokens = float(num_roots)
+    best, best_rate = 0, tokens / (seconds[num_roots] + spent)
+    times = seconds[num_roots + 1 :]
+    for count, (survival, time) in enumerate(zip(survivals, times, strict=False), 1):
+        tokens += survival
+        rate = tokens / (time + spent)
+        if rate > best_rate:
+            best, best_rate = count, rate
+    return Choice(best, best_rate)
 
 
-def least_survival(num_tokens: int, seconds: Floats, rate: float) -> float:
+def least_survival(num_tokens: int, seconds: Sequence[float], rate: float) -> float:
     """No draft less likely than this can pay beside ``num_tokens``, however many are added.
 
     A draft pays when what it adds is worth the time it takes at the present ``rate``; the
     cheapest place to be had is the flattest way from t(num_tokens) to any larger t(n).
     """
-    rise = seconds[num_tokens + 1 :] - seconds[num_tokens]
-    if not len(rise):
+    here, beyond = seconds[num_tokens], seconds[num_tokens + 1 :]
+    if not beyond:
         return 1.0
-    return max(0.0, rate * float((rise / np.arange(1, len(rise) + 1)).min()))
+    slopes = [(there - here) / count for count, there in enumerate(beyond, 1)]
+    return max(0.0, rate * min(slopes))
 
 
-def num_worth(gains: Floats, base: float, per_item: float) -> int:
+def num_worth(gains: Sequence[float], base: float, per_item: float) -> int:
     """How many of ``gains`` (falling) to buy at ``base + per_item`` each; 0 when none pays."""
-    if not len(gains):
-        return 0
-    profits = np.cumsum(gains - per_item) - base
-    best = int(profits.argmax())
-    return best + 1 if profits[best] > 0 else 0
+    best, most = 0, 0.0
+    for count, total in enumerate(itertools.accumulate(gains), 1):
+        profit = total - count * per_item - base
+        if profit > most:
+            best, most = count, profit
+    return best

@@ -7,15 +7,10 @@ filled up to it. Knows survivals and seconds, as ``budget`` does.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
-
-from gorgon.speculation.budget import Floats
-
-Ints = npt.NDArray[np.intp]
 
 WIDTH = 16  # drafts looked at, at least, when a step is to teach
 _FIRST_LESSONS, _LESSONS = 3, 4  # before the first choice, and between later ones
@@ -46,7 +41,7 @@ class Plan:
 class _Record:
     """Of steps with as many requests: ``tokens[k]``, mean tokens with the k likeliest drafts."""
 
-    tokens: Floats
+    tokens: list[float]
     spent: float = 0.0
     lessons: int = 0
     wait: int = 0
@@ -65,11 +60,11 @@ class Habit:
 
     def __init__(self, change: float, sizes: Sequence[int]) -> None:
         self._change = change
-        self._sizes = np.array(sorted(set(sizes)))
-        self._max_drafts = int(self._sizes[-1])
+        self._sizes = sorted(set(sizes))
+        self._max_drafts = self._sizes[-1]
         self._records: dict[int, _Record] = {}
 
-    def plan(self, num_roots: int, last: int, seconds: Floats) -> Plan:
+    def plan(self, num_roots: int, last: int, seconds: Sequence[float]) -> Plan:
         """How many drafts the next step carries.
 
         Args:
@@ -79,28 +74,25 @@ class Habit:
         """
         record = self._records.get(num_roots)
         if record is None:
-            return Plan(0, True, num_roots / float(seconds[num_roots]))
-        counts = self._counts(num_roots, len(seconds) - 1)
+            return Plan(0, True, num_roots / seconds[num_roots])
         if record.undecided:
-            self._decide(record, counts, num_roots, last, seconds)
+            self._decide(record, num_roots, last, seconds)
         record.wait -= 1
-        count = int(counts[counts <= record.kept][-1])
-        spent = record.spent if count else 0.0
-        rate = float(record.tokens[count] / (seconds[num_roots + count] + spent))
-        return Plan(count, record.wait <= 0, rate)
+        count = self._counts(num_roots, min(len(seconds) - 1, num_roots + record.kept))[-1]
+        return Plan(count, record.wait <= 0, _rate(record, count, num_roots, seconds))
 
-    def _decide(
-        self, record: _Record, counts: Ints, num_roots: int, last: int, seconds: Floats
-    ) -> None:
+    def _decide(self, record: _Record, num_roots: int, last: int, seconds: Sequence[float]) -> None:
         """Keep the number of drafts that is best in the long run, a change to it counted in."""
-        times = seconds[num_roots + counts] + np.where(counts > 0, record.spent, 0.0)
-        changes = np.where(num_roots + counts == last, 0.0, self._change / (_LESSONS * _INTERVAL))
-        rates = record.tokens[counts] / (times + changes)
-        best = int(rates.argmax())
-        record.kept = int(counts[best]) if rates[best] > _MARGIN * rates[0] else 0
+        change = self._change / (_LESSONS * _INTERVAL)
+        rates = {
+            count: _rate(record, count, num_roots, seconds, change * (num_roots + count != last))
+            for count in self._counts(num_roots, len(seconds) - 1)
+        }
+        best = max(rates, key=rates.__getitem__)
+        record.kept = best if rates[best] > _MARGIN * rates[0] else 0
         record.undecided = False
 
-    def learn(self, num_roots: int, plan: Plan, survivals: Floats, spent: float) -> None:
+    def learn(self, num_roots: int, plan: Plan, survivals: Sequence[float], spent: float) -> None:
         """Note what a step that was to teach has found.
 
         Args:
@@ -111,21 +103,29 @@ class Habit:
         """
         if not plan.teaches:
             return
-        tokens = np.full(self._max_drafts + 1, float(num_roots))
-        count = min(len(survivals), self._max_drafts)
-        tokens[1 : count + 1] += np.cumsum(survivals[:count])
-        tokens[count + 1 :] = tokens[count]
+        tokens = list(itertools.accumulate(survivals[: self._max_drafts], initial=float(num_roots)))
+        tokens += [tokens[-1]] * (self._max_drafts + 1 - len(tokens))
         record = self._records.setdefault(num_roots, _Record(tokens, spent))
         record.lessons += 1
         rate = max(_RATE, 1.0 / record.lessons)
-        record.tokens += rate * (tokens - record.tokens)
+        record.tokens = [
+            mean + rate * (new - mean) for mean, new in zip(record.tokens, tokens, strict=True)
+        ]
         record.spent += rate * (spent - record.spent)
         record.idle = 0 if plan.num_drafts else record.idle + 1
         doublings = min(record.idle // _LESSONS, _MAX_DOUBLINGS)
         record.wait = min(record.lessons, _INTERVAL) << doublings
         record.undecided = record.lessons % _LESSONS == _FIRST_LESSONS
 
-    def _counts(self, num_roots: int, most: int) -> Ints:
+    def _counts(self, num_roots: int, most: int) -> list[int]:
         """Drafts that make a step as large as one of the sizes, rising, none at all first."""
-        sizes = self._sizes[(self._sizes > num_roots) & (self._sizes <= most)]
-        return np.concatenate([[0], sizes - num_roots]).astype(np.intp)
+        first, end = (bisect.bisect_right(self._sizes, n) for n in (num_roots, most))
+        return [0, *(size - num_roots for size in self._sizes[first:end])]
+
+
+def _rate(
+    record: _Record, count: int, num_roots: int, seconds: Sequence[float], more: float = 0.0
+) -> float:
+    """Tokens/s of steps with ``count`` drafts that take ``more`` seconds."""
+    spent = record.spent if count else 0.0
+    return record.tokens[count] / (seconds[num_roots + count] + spent + more)

@@ -16,14 +16,14 @@ Floats = npt.NDArray[np.float64]
 Chance = np.random.Generator
 
 
-def random_curve(chance: Chance, size: int) -> Floats:
+def random_curve(chance: Chance, size: int) -> list[float]:
     """t(n) with slopes, plateaus and dips as processors and graphics cards have them."""
     steps = chance.exponential(chance.choice([0.02, 0.2, 1.0]), size)
     steps[chance.random(size) < 0.5] = 0.0
     curve = 1.0 + np.cumsum(steps)
     dips = chance.random(size) < 0.1
     curve[dips] *= chance.uniform(0.8, 1.0, int(dips.sum()))
-    return np.concatenate([[0.0], curve])
+    return [0.0, *curve.tolist()]
 
 
 def random_candidates(chance: Chance, num_drafts: int) -> Candidates:
@@ -36,7 +36,7 @@ def random_candidates(chance: Chance, num_drafts: int) -> Candidates:
     return candidates
 
 
-def best_rate(candidates: Candidates, curve: Floats, spent: float) -> float:
+def best_rate(candidates: Candidates, curve: list[float], spent: float) -> float:
     """Tokens a second of the best set of drafts in which every draft has its parent."""
     first, count = candidates.num_roots, candidates.num_drafts
     masks = np.arange(1 << count)
@@ -47,7 +47,7 @@ def best_rate(candidates: Candidates, curve: Floats, spent: float) -> float:
         if parent >= 0:
             whole &= chosen[:, parent] >= chosen[:, draft]
     tokens = first + chosen @ np.array(candidates.survivals[first:])
-    rates = tokens / (curve[first + chosen.sum(axis=1)] + spent)
+    rates = tokens / (np.array(curve)[first + chosen.sum(axis=1)] + spent)
     return float(rates[whole].max())
 
 
@@ -58,7 +58,7 @@ def test_within_two_percent_of_exhaustive_search(seed: int) -> None:
         candidates = random_candidates(chance, int(chance.integers(0, 10)))
         curve, spent = random_curve(chance, 16), float(chance.choice([0.0, 0.1]))
         order = candidates.ranked(range(candidates.num_roots, len(candidates)))
-        survivals = np.array([candidates.survivals[node] for node in order])
+        survivals = [candidates.survivals[node] for node in order]
         choice = choose(survivals, candidates.num_roots, curve, spent)
         assert choice.rate >= 0.98 * best_rate(candidates, curve, spent)
         nodes = set(order[: choice.num_drafts]) | set(range(candidates.num_roots))
@@ -74,24 +74,24 @@ def test_a_draft_below_the_least_survival_never_pays(
     survivals: list[float], extra: float, seed: int
 ) -> None:
     curve = random_curve(np.random.default_rng(seed), 20)
-    ranked = np.array(sorted(survivals, reverse=True))
+    ranked = sorted(survivals, reverse=True)
     choice = choose(ranked, 1, curve)
     floor = least_survival(1 + choice.num_drafts, curve, choice.rate)
     unlikely = extra * floor * 0.999
-    more = np.array(sorted([*ranked[: choice.num_drafts], *[unlikely] * 5], reverse=True))
+    more = sorted([*ranked[: choice.num_drafts], *[unlikely] * 5], reverse=True)
     least = ranked[choice.num_drafts - 1] if choice.num_drafts else 1.0
     if 0.0 < unlikely <= least:
         assert choose(more, 1, curve).rate == pytest.approx(choice.rate)
 
 
 def test_no_room_means_no_drafts() -> None:
-    curve = np.array([0.0, 1.0, 1.0])
-    assert choose(np.array([0.9, 0.8]), 2, curve).num_drafts == 0
-    assert choose(np.array([0.9, 0.8]), 1, curve).num_drafts == 1
+    curve = [0.0, 1.0, 1.0]
+    assert choose([0.9, 0.8], 2, curve).num_drafts == 0
+    assert choose([0.9, 0.8], 1, curve).num_drafts == 1
     assert least_survival(2, curve, 1.0) == 1.0
 
 
 def test_items_are_bought_while_they_pay_their_share() -> None:
-    assert num_worth(np.array([0.9, 0.5, 0.1]), base=0.5, per_item=0.2) == 2
-    assert num_worth(np.array([0.3, 0.2]), base=0.5, per_item=0.2) == 0
-    assert num_worth(np.array([]), base=0.0, per_item=0.0) == 0
+    assert num_worth([0.9, 0.5, 0.1], base=0.5, per_item=0.2) == 2
+    assert num_worth([0.3, 0.2], base=0.5, per_item=0.2) == 0
+    assert num_worth([], base=0.0, per_item=0.0) == 0

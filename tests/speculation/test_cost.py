@@ -59,7 +59,7 @@ def test_one_interrupted_step_changes_little() -> None:
 def test_a_change_of_size_is_counted_in() -> None:
     cost = StepCost(line(), 16, change=4.0)
     cost.observe(4, 0, 17.0)
-    curve = cost.next_seconds(0)
+    curve = cost.next_curve(0, 16)
     assert curve[4] == pytest.approx(13.0, rel=0.01)
     assert curve[3] == pytest.approx(16.0, rel=0.01)
 

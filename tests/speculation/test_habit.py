@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from gorgon.speculation.budget import Floats
 from gorgon.speculation.habit import WIDTH, Habit, Plan
 
-_N: Floats = np.arange(65, dtype=np.float64)
-FLAT: Floats = np.add(1.0, 0.005 * (_N - 1))  # seconds of 0 to 64 tokens
-STEEP: Floats = _N
-LIKELY: Floats = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
-NONE: Floats = np.empty(0)
+FLAT = [1.0 + 0.005 * (n - 1) for n in range(65)]  # seconds of 0 to 64 tokens
+STEEP = [float(n) for n in range(65)]
+LIKELY = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+NONE: list[float] = []
 SIZES = (*range(1, 17), 24, 32, 64)
 
 
 def teach(
-    habit: Habit, survivals: Floats, lessons: int = 51, num_roots: int = 1, spent: float = 0.0
+    habit: Habit, survivals: list[float], lessons: int = 51, num_roots: int = 1, spent: float = 0.0
 ) -> Habit:
     """Give ``lessons`` in a row; after 3, 7, 11 ... of them the size is chosen anew."""
     for _ in range(lessons):
@@ -34,7 +31,7 @@ def test_without_experience_a_step_teaches_and_carries_nothing() -> None:
 def test_drafts_that_pay_are_carried_and_their_rate_is_what_comes() -> None:
     plan = teach(Habit(0.5, SIZES), LIKELY).plan(1, 8, FLAT)
     assert plan.num_drafts == 7
-    assert plan.rate == pytest.approx((1 + LIKELY.sum()) / FLAT[8])
+    assert plan.rate == pytest.approx((1 + sum(LIKELY)) / FLAT[8])
 
 
 def test_drafts_that_cost_as_much_as_they_bring_are_not() -> None:
@@ -71,7 +68,7 @@ def test_the_time_that_drafting_takes_counts() -> None:
 
 
 @pytest.mark.parametrize(("survivals", "every"), [(LIKELY, 16), (NONE, 256)])
-def test_lessons_become_rare(survivals: Floats, every: int) -> None:
+def test_lessons_become_rare(survivals: list[float], every: int) -> None:
     habit = Habit(0.5, SIZES)
     taught = []
     for step in range(3000):
