@@ -3,8 +3,9 @@
     python -m benchmarks.steps --prompts mt_bench.jsonl [--clients 1 8] [--temperature 0]
 
 t(n) is given, not measured: t(1) = 3.4 ms and 6 % more for each further token, so that a few
-drafts pay in every run, whatever the machine does meanwhile. Left out are steps with
-prompt chunks and, in mode medusa, those that do not ask the heads. Medians over the steps, ms; "outside" is all but llama_decode and the heads.
+drafts pay in every run, whatever the machine does meanwhile. Left out are steps with prompt chunks
+and, in mode medusa, those that do not ask the heads. Medians over the steps, ms; "outside" is all
+but llama_decode and the heads.
 """
 
 from __future__ import annotations
