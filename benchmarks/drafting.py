@@ -75,7 +75,7 @@ def time_steps(num_requests: int, conditioned: bool, slope: float, steps: int) -
     for i in range(num_requests):
         request = Request(f"r{i}", tuple(range(200)), 100_000)
         sequence = Sequence(request, sampler, i, None, 0.0, 0.0, list(range(200)), [])
-        sequence.push_hidden([np.ones(576, np.float32)] * 3, 2)
+        sequence.push_hidden(np.ones((3, 576), np.float32), 2)
         drafter.start(sequence)
         sequences.append(sequence)
     found = Times()

@@ -29,7 +29,7 @@ from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
 from gorgon.speculation.habit import Habit
 from gorgon.speculation.lookup import LookupSurvival, Match
-from gorgon.speculation.survival import Correction, Inheritance, apply_all
+from gorgon.speculation.survival import Inheritance, apply_all
 from gorgon.speculation.tree import MAX_NODES, ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
 
 logger = logging.getLogger("gorgon.engine")
@@ -361,22 +361,17 @@ class Drafter:
             self._lookup.learn(match.length, right)
             sequence.match = None
         correction = sequence.heads_correction
-        if sequence.guesses:
-            _learn_together(correction, 1, sequence.guesses, first)
-            sequence.guesses = []
+        # guesses of one token are learnt from together: one at most can be right
+        if sequence.guesses is not None:
+            tokens, stated = sequence.guesses
+            correction.learn(stated, 1, first in tokens)
+            sequence.guesses = None
         for node, token in zip(accepted.path[1:], accepted.tokens[1:], strict=True):
             below = [c for c in tree.shape.children[node] if tree.sources[c] is Source.HEADS]
             if below:
-                guesses = [(tree.tokens[child], tree.probs[child]) for child in below]
-                _learn_together(correction, tree.shape.depths[below[0]], guesses, token)
-
-
-def _learn_together(
-    correction: Correction, depth: int, guesses: list[tuple[int, float]], came: int
-) -> None:
-    """Learn from guesses of one token, of which one at most can be the one that ``came``."""
-    tokens, probs = zip(*guesses, strict=True)
-    correction.learn(sum(probs), depth, came in tokens)
+                right = token in [tree.tokens[child] for child in below]
+                stated = sum([tree.probs[child] for child in below])
+                correction.learn(stated, tree.shape.depths[below[0]], right)
 
 
 def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
@@ -388,8 +383,7 @@ def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
 
 def _note_guesses(sequence: Sequence, tokens: list[int], probs: list[float]) -> None:
     """Keep what the heads say of the next token, corrected, to learn from it."""
-    tested = slice(_TESTED_GUESSES)
-    sequence.guesses = list(zip(tokens[tested], probs[tested], strict=True))
+    sequence.guesses = tokens[:_TESTED_GUESSES], sum(probs[:_TESTED_GUESSES])
 
 
 def _can_use_heads(sequence: Sequence) -> bool:

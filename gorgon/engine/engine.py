@@ -146,6 +146,9 @@ class Engine:
     def _expire(self, now: float) -> list[StepResult]:
         """Refuse those who have waited too long."""
         limit = self.settings.max_queue_time
+        late = self.scheduler.drop_older(now - limit)
+        if not late:
+            return []
         error = QueueFullError(f"waited {limit:g} s without being served; try again later", limit)
         return [
             StepResult(
@@ -154,7 +157,7 @@ class Engine:
                 stats=RequestStats(len(waiting.request.prompt_ids), queue_time=limit),
                 error=error,
             )
-            for waiting in self.scheduler.drop_older(now - limit)
+            for waiting in late
         ]
 
     def _start(self, waiting: Waiting) -> Sequence:
@@ -295,11 +298,8 @@ class Engine:
         for placement, kept in zip(placements, accepted, strict=True):
             self.drafter.learn(placement.sequence, placement.tree, kept)
             if self.backend.num_heads and placement.sequence.uses_heads:
-                latest = [
-                    output.hidden[placement.first_row + node]
-                    for node in reversed(kept.path[-1 - window :])
-                ]
-                placement.sequence.push_hidden(latest, window)
+                latest = [placement.first_row + node for node in kept.path[: -2 - window : -1]]
+                placement.sequence.push_hidden(output.hidden.take(latest, 0), window)
 
     # -- the ends of a request --------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ trash is emptied when nobody runs or when it is large.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ from gorgon.speculation.tree import DraftTree, split
 TRASH = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where one tree lies in a batch: its first row, its cells, the id of each branch."""
 
     sequence: Sequence

@@ -9,13 +9,12 @@ With more than one it has prompt to catch up on, or waits while another computes
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from gorgon.backend import Floats, Sampler
+from gorgon.engine.tally import Tally
 from gorgon.request import Request, RequestStats
 from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.lookup import Match, Occurrences
@@ -41,7 +40,8 @@ class Sequence:
     ``shape`` is the tree that it insists on, None where the drafter chooses. ``hidden``, shape
     [1 + window, num_embd], are the states after the final norm at the last computed positions,
     the latest first, zeros where they are not known; None before the first step. ``match`` and
-    ``guesses`` are what lookup and heads said of the token after the root, until it is known.
+    ``guesses`` are what lookup and heads said of the token after the root, until it is known: the
+    heads' likeliest tokens and the probability of all these together.
     ``leader`` computes the first ``num_shared`` tokens of this prompt too; they are taken over.
     """
 
@@ -60,15 +60,11 @@ class Sequence:
     hidden: Floats | None = None
     occurrences: Occurrences = field(default_factory=Occurrences)
     match: Match | None = None
-    guesses: list[tuple[int, float]] = field(default_factory=list)
+    guesses: tuple[list[int], float] | None = None
     heads_correction: Correction = field(default_factory=Correction)
     lookup_correction: Correction = field(default_factory=Correction)
     steps: int = 0
-    num_drafted: int = 0
-    drafted_by_depth: Counter[int] = field(default_factory=Counter)
-    accepted_by_depth: Counter[int] = field(default_factory=Counter)
-    drafted_by_source: Counter[str] = field(default_factory=Counter)
-    accepted_by_source: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     prefill_time: float = 0.0
     decode_time: float = 0.0
     max_batch: int = 0
@@ -98,13 +94,15 @@ class Sequence:
         tokens = self.tokens[: -count - 1 : -1]
         return tokens + [0] * (count - len(tokens))
 
-    def push_hidden(self, latest: Seq[Floats], window: int) -> None:
-        """Note the states of the positions computed last, at most 1 + window, latest first."""
-        if self.hidden is None:
-            self.hidden = np.zeros((1 + window, len(latest[0])), np.float32)
-        self.hidden[len(latest) :] = self.hidden[: 1 + window - len(latest)]
-        for place, state in enumerate(latest):
-            self.hidden[place] = state
+    def push_hidden(self, latest: Floats, window: int) -> None:
+        """Keep the states of the positions computed last, at most 1 + window, latest first."""
+        missing = 1 + window - len(latest)
+        if missing:
+            earlier = np.zeros_like(latest, shape=(missing, latest.shape[1]))
+            if self.hidden is not None:
+                earlier = self.hidden[:missing]
+            latest = np.concatenate((latest, earlier))
+        self.hidden = latest
 
     @property
     def uses_heads(self) -> bool:
@@ -114,27 +112,24 @@ class Sequence:
     def count(self, tree: DraftTree, accepted: Accepted) -> None:
         """Add one step to the statistics."""
         self.steps += 1
-        self.num_drafted += len(tree) - 1
-        for node in range(1, len(tree)):
-            self.drafted_by_depth[tree.shape.depths[node]] += 1
-            self.drafted_by_source[tree.sources[node]] += 1
-        for node in accepted.path[1:]:
-            self.accepted_by_depth[tree.shape.depths[node]] += 1
-            self.accepted_by_source[tree.sources[node]] += 1
+        if len(tree.tokens) > 1:
+            self.tally.add(tree, accepted.path)
 
     def stats(self) -> RequestStats:
         """What the request cost so far."""
-        depths = range(1, max(self.drafted_by_depth, default=0) + 1)
+        tally = self.tally
+        tally.count()
+        depths = range(1, max(tally.drafted_by_depth, default=0) + 1)
         return RequestStats(
             prompt_tokens=len(self.request.prompt_ids),
             cached_tokens=self.cached_tokens,
             steps=self.steps,
-            drafted=self.num_drafted,
-            accepted=self.accepted_by_depth.total(),
-            drafted_by_depth=tuple(self.drafted_by_depth[d] for d in depths),
-            accepted_by_depth=tuple(self.accepted_by_depth[d] for d in depths),
-            drafted_by_source=dict(self.drafted_by_source),
-            accepted_by_source=dict(self.accepted_by_source),
+            drafted=tally.drafted_by_depth.total(),
+            accepted=tally.accepted_by_depth.total(),
+            drafted_by_depth=tuple(tally.drafted_by_depth[d] for d in depths),
+            accepted_by_depth=tuple(tally.accepted_by_depth[d] for d in depths),
+            drafted_by_source=dict(tally.drafted_by_source),
+            accepted_by_source=dict(tally.accepted_by_source),
             queue_time=self.queue_time,
             prefill_time=self.prefill_time,
             decode_time=self.decode_time,

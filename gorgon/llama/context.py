@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gorgon.backend import BatchRow, Floats, Output
 from gorgon.config import CacheType, EngineSettings
@@ -51,8 +51,7 @@ class Context:
         self._memory = llama.llama_get_memory(self.handle)
         self.candidates = Candidates(model.info.num_vocab)  # for one draw at a time
         self._rows = _Rows(self.max_rows)
-        self._logits = _Outputs(model.info.num_vocab)
-        self._hidden = _Outputs(model.info.num_embd)
+        self._outputs = _Outputs(model.info.num_vocab, model.info.num_embd)
         self._embeddings = True
 
     def _params(self, settings: EngineSettings) -> Any:
@@ -91,10 +90,8 @@ class Context:
                 batch may remain and must be removed by the caller.
         """
         self._decode(rows, outputs=True)
-        return Output(
-            self._logits.view(_get_logits(self.handle), len(rows)),
-            self._hidden.view(_get_embeddings(self.handle), len(rows)),
-        )
+        addresses = _get_logits(self.handle), _get_embeddings(self.handle)
+        return self._outputs.at(addresses, len(rows))
 
     def _decode(self, rows: Sequence[BatchRow], outputs: bool) -> None:
         assert 0 < len(rows) <= self.max_rows
@@ -124,57 +121,64 @@ class Context:
 
 
 class _Rows:
-    """The arrays of a ``llama_batch``, filled through NumPy and reused for every step.
+    """The arrays of a ``llama_batch``, reused for every step.
 
     ``sequences`` holds the ids of all rows behind each other; ``pointers`` says where each begins.
     """
 
     def __init__(self, capacity: int) -> None:
-        self.tokens = np.zeros(capacity, np.int32)
-        self.positions = np.zeros(capacity, np.int32)
-        self.num_sequences = np.zeros(capacity, np.int32)
-        self.sequences = np.zeros(capacity * MAX_SEQUENCES, np.int32)
-        self.pointers = np.zeros(capacity, np.int64)
-        self._first = self.sequences.ctypes.data
-        self.outputs = np.ones(capacity, np.int8)
-        self.no_outputs = np.zeros(capacity, np.int8)
         self.batch = llama.llama_batch()
-        self.batch.token = _pointer(self.tokens, ctypes.c_int32)
-        self.batch.pos = _pointer(self.positions, ctypes.c_int32)
-        self.batch.n_seq_id = _pointer(self.num_sequences, ctypes.c_int32)
-        self.batch.seq_id = _pointer(self.pointers, ctypes.POINTER(ctypes.c_int32))
-        self._flags = {
-            True: _pointer(self.outputs, ctypes.c_int8),
-            False: _pointer(self.no_outputs, ctypes.c_int8),
-        }
+        self.tokens, self.batch.token = _memory("i", capacity, ctypes.c_int32)
+        self.positions, self.batch.pos = _memory("i", capacity, ctypes.c_int32)
+        self.num_sequences, self.batch.n_seq_id = _memory("i", capacity, ctypes.c_int32)
+        self.sequences, first = _memory("i", capacity * MAX_SEQUENCES, ctypes.c_int32)
+        self._first = ctypes.cast(first, ctypes.c_void_p).value
+        self.pointers, self.batch.seq_id = _memory("q", capacity, ctypes.POINTER(ctypes.c_int32))
+        self._flags = [_memory("b", capacity, ctypes.c_int8, wanted) for wanted in (0, 1)]
 
     def fill(self, rows: Sequence[BatchRow], outputs: bool) -> Any:
         count = len(rows)
-        self.tokens[:count], self.positions[:count], sequences = zip(*rows, strict=True)
-        self.num_sequences[:count] = lengths = list(map(len, sequences))
-        *starts, end = itertools.accumulate(lengths, initial=0)
-        self.pointers[:count] = [self._first + _ID_BYTES * start for start in starts]
-        self.sequences[:end] = list(itertools.chain.from_iterable(sequences))
+        tokens, positions, sequences = zip(*rows, strict=True)
+        lengths = [len(ids) for ids in sequences]
+        starts = itertools.accumulate([_ID_BYTES * n for n in lengths], initial=self._first)
+        ids = array("i", itertools.chain.from_iterable(sequences))
+        self.tokens[:count] = array("i", tokens)
+        self.positions[:count] = array("i", positions)
+        self.num_sequences[:count] = array("i", lengths)
+        self.pointers[:count] = array("q", itertools.islice(starts, count))
+        self.sequences[: len(ids)] = ids
         self.batch.n_tokens = count
-        self.batch.logits = self._flags[outputs]
+        self.batch.logits = self._flags[outputs][1]
         return self.batch
 
 
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+def _memory(code: str, size: int, kind: Any, value: int = 0) -> tuple[memoryview, Any]:
+    """``size`` numbers of ``array``'s type ``code``, each ``value``, and a C pointer to them."""
+    numbers = array(code, [value]) * size
+    pointer = ctypes.cast(numbers.buffer_info()[0], ctypes.POINTER(kind))
+    return memoryview(numbers), pointer  # the view keeps the numbers where they are
 
 
 class _Outputs:
-    """Rows of ``width`` floats where llama.cpp puts them, mostly the same place as before."""
+    """What llama.cpp computed, where it lies, mostly the same place as before."""
 
-    def __init__(self, width: int) -> None:
-        self._width, self._address = width, 0
-        self._rows: Floats = np.zeros((0, width), np.float32)
+    def __init__(self, num_vocab: int, num_embd: int) -> None:
+        self._widths = num_vocab, num_embd
+        self._addresses = 0, 0
+        self._known: dict[int, Output] = {}  # by the number of rows
 
-    def view(self, address: int, count: int) -> Floats:
-        """``count`` rows from ``address`` on, without a copy."""
-        if address != self._address or count > len(self._rows):
-            buffer = (ctypes.c_float * (count * self._width)).from_address(address)
-            self._rows = np.ndarray((count, self._width), np.float32, memoryview(buffer))
-            self._address = address
-        return self._rows[:count]
+    def at(self, addresses: tuple[int, int], count: int) -> Output:
+        """``count`` rows of logits and states from ``addresses`` on, without a copy."""
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._known.clear()
+        output = self._known.get(count)
+        if output is None:
+            logits, hidden = map(_rows_at, addresses, (count, count), self._widths)
+            output = self._known[count] = Output(logits, hidden)
+        return output
+
+
+def _rows_at(address: int, count: int, width: int) -> Floats:
+    buffer = (ctypes.c_float * (count * width)).from_address(address)
+    return np.ndarray((count, width), np.float32, memoryview(buffer))

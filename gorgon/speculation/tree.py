@@ -96,6 +96,11 @@ class TreeShape:
         """How many leaves, and so sequences, the tree needs."""
         return len(self.branches[0])
 
+    @cached_property
+    def splits(self) -> dict[tuple[int, ...], Split]:
+        """What ``split`` has worked out so far."""
+        return {}
+
     def path_to(self, node: int) -> tuple[int, ...]:
         """The nodes from the root to ``node``, both included."""
         path = [node]
@@ -193,9 +198,15 @@ class Split:
     winner: int
 
 
-@lru_cache(maxsize=4096)
 def split(shape: TreeShape, path: tuple[int, ...]) -> Split:
     """``shape`` with ``path`` kept; worked out once for each form."""
+    found = shape.splits.get(path)
+    if found is None:
+        found = shape.splits[path] = _split(shape, path)
+    return found
+
+
+def _split(shape: TreeShape, path: tuple[int, ...]) -> Split:
     branches = shape.branches
     common = [sum(b in branches[node] for node in path) for b in range(shape.num_branches)]
     rejected = [node for node in range(len(shape)) if node not in path]

@@ -123,7 +123,7 @@ def _run_request(machine: Machine, drafter: Drafter, cost: StepCost, length: int
         machine.now += float(cost.times.seconds[0][0]) * (1 + (len(tree) - 1) * machine.slope)
         accepted = _accept(machine, tree, sequence.num_remaining)
         drafter.learn(sequence, tree, accepted)
-        sequence.push_hidden([np.ones(1, np.float32)], 0)
+        sequence.push_hidden(np.ones((1, 1), np.float32), 0)
         sequence.count(tree, accepted)
         sequence.tokens += accepted.tokens
         machine.place += len(accepted.tokens)
