@@ -219,6 +219,8 @@ class Drafter:
             keys = list(zip(level.parents.tolist(), level.tokens.tolist(), strict=True))
             found = roots if depth == 1 else [nodes.get(key, -1) for key in keys]
             rows = [row for row, node in enumerate(found) if node >= 0]
+            if not rows:  # nothing that the heads went on from was worth a place
+                break
             parents = [found[row] for row in rows]
             added = self._add_level(step, parents, level.guesses.at(rows), depth)
             step.choose(spent)
@@ -228,8 +230,6 @@ class Drafter:
                 for node, row in added.items()
                 if candidates.room_below(node) > 0
             }
-            if not nodes:
-                break
         return True
 
     def _add_guesses(self, step: DraftStep, roots: list[int]) -> bool:
