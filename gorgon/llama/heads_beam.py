@@ -3,7 +3,7 @@
 At each depth the ``width`` likeliest guesses of a request, by the product of the probabilities
 along their path, are what the next depth goes on from:
 
-    p[k]   = top_k(softmax(output s[k+1])) * p of the beam          [top_k, beams, requests]
+    p[k]   = top_k(softmax(output s[k+1])) times p of the beam       [top_k, beams, requests]
     chosen = top_k(p[k], width), over all beams of a request
     s, e   = rows ``chosen`` of the beams' states and of the guesses' embeddings
 
@@ -12,14 +12,14 @@ Knows how beams are chosen; what a block computes is its caller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from gorgon.backend import Ints
+from gorgon.backend import Floats, Ints
 from gorgon.llama import ggml
-from gorgon.llama.heads_graph import best
-from gorgon.llama.tensors import shape_of
+from gorgon.llama.heads_graph import pick
+from gorgon.llama.tensors import join, shape_of, type_of
 
 MOST_BEAMS, MOST_ROWS = (
     4,
@@ -32,12 +32,13 @@ def width_for(requests: int) -> int:
     return max(1, min(MOST_BEAMS, MOST_ROWS // requests))
 
 
-# Logits and state of the next depth from state [num_embd, rows] and embedding, same shape.
-Block = Callable[[int, int], tuple[int, int]]
+# Ids and probabilities of the next depth's guesses, and its state, from state and embedding
+# [num_embd, rows] each; ids as integers or floats.
+Block = Callable[[int, int], tuple[int, int, int]]
 
 
 def build(
-    context: int, embeddings: int, block: Block, start: tuple[int, int], depths: int, top_k: int
+    context: int, embeddings: int, block: Block, start: tuple[int, int], depths: int
 ) -> Sequence[int]:
     """Add ``depths`` depths to ``context``, each going on from what the one before chose.
 
@@ -47,40 +48,64 @@ def build(
         block: one depth.
         start: state and embedding of the roots, [num_embd, requests] each.
         depths: how many.
-        top_k: guesses of each beam.
 
     Returns:
-        For each depth ids and probabilities, [top_k, beams * requests] each; between two depths
-        what is gone on from, [width, requests]: rank-less places among all guesses of a request.
+        One vector of floats, to be fetched at once. For each depth it holds ids and probabilities,
+        [rows, top_k] each in NumPy's order; between two depths what is gone on from,
+        [requests, width]: places among all guesses of a request.
     """
-    (state, embedding), outputs = start, []
+    (state, embedding), found = start, []
     num_embd, requests = shape_of(state)
     width, beams, above = width_for(requests), 1, 0
     for depth in range(depths):
-        logits, state = block(state, embedding)
-        ids, probs = best(context, logits, top_k)
-        outputs += [ids, probs]
+        ids, probs, state = block(state, embedding)
+        found += [ids, probs]
         if depth + 1 == depths:
             break
+        top_k, rows = shape_of(ids)
         survivals = ggml.mul(context, probs, above) if depth else probs
-        count = top_k * beams
-        chosen = ggml.top_k(context, ggml.reshape_2d(context, survivals, count, requests), width)
-        outputs.append(chosen)
-        flat = ggml.reshape_1d(context, ids, count * requests)
-        guessed = ggml.get_rows(context, embeddings, flat)
-        states = ggml.reshape_3d(context, state, num_embd, 1, beams * requests)
-        repeated = ggml.repeat_4d(context, states, num_embd, top_k, beams * requests, 1)
-
-        def pick(tensor: int, size: int, chosen: int = chosen, count: int = count) -> int:
-            """Rows ``chosen`` of ``tensor``, which has one for each guess, [size, beams]."""
-            rows = ggml.reshape_3d(context, tensor, size, count, requests)
-            return int(ggml.get_rows(context, rows, chosen))
-
+        survivals = ggml.reshape_2d(context, survivals, top_k * beams, requests)
+        chosen = ggml.top_k(context, survivals, width)
+        found.append(chosen)
+        flat = ggml.reshape_1d(context, ids, top_k * rows)
+        guessed = ggml.get_rows(context, embeddings, _with_type(context, flat, ggml.TYPE_I32))
+        states = ggml.reshape_3d(context, state, num_embd, 1, rows)
+        repeated = ggml.repeat_4d(context, states, num_embd, top_k, rows, 1)
+        embedding, state = (
+            ggml.reshape_2d(
+                context,
+                ggml.get_rows(
+                    context, ggml.reshape_3d(context, x, num_embd, top_k * beams, requests), chosen
+                ),
+                num_embd,
+                width * requests,
+            )
+            for x in (guessed, repeated)
+        )
+        above = pick(context, survivals, chosen)
+        above = ggml.reshape_3d(context, above, 1, 1, width * requests)
         beams = width
-        embedding = ggml.reshape_2d(context, pick(guessed, num_embd), num_embd, beams * requests)
-        state = ggml.reshape_2d(context, pick(repeated, num_embd), num_embd, beams * requests)
-        above = ggml.reshape_3d(context, pick(survivals, 1), 1, 1, beams * requests)
-    return outputs
+    return [join(context, [_flat(context, x) for x in found], 0)]
+
+
+def _flat(context: int, x: int) -> int:
+    size = ggml.nelements(x)
+    return _with_type(context, ggml.reshape_2d(context, x, size, 1), ggml.TYPE_F32)
+
+
+def _with_type(context: int, x: int, kind: int) -> int:
+    return x if type_of(x) == kind else int(ggml.cast(context, x, kind))
+
+
+def split(found: Floats, requests: int, depths: int, top_k: int) -> Iterator[Floats]:
+    """The parts of what ``build`` returned, flat, in order."""
+    width = width_for(requests)
+    for depth in range(depths):
+        rows = requests * (width if depth else 1)
+        for size in (rows * top_k, rows * top_k, requests * width if depth + 1 < depths else 0):
+            part, found = found[:size], found[size:]
+            if size:
+                yield part
 
 
 def locate(chosen: Ints, beams: int, top_k: int) -> tuple[Ints, Ints]:

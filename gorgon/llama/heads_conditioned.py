@@ -92,17 +92,17 @@ class ConditionedHeads:
         graph, count = self._beams.at_least(len(hidden)), len(hidden)
         self._fill_roots(graph, hidden, tokens)
         graph.run()
-        arrays, width = (
-            [port.array for port in graph.outputs],
-            heads_beam.width_for(size_for(count)),
-        )
+        size = size_for(count)
+        width, depths = heads_beam.width_for(size), self.num_heads
+        parts = heads_beam.split(graph.outputs[0].array.ravel(), size, depths, self.top_k)
         levels, rows, above = [], count, (np.arange(count, dtype=np.int32), tokens[:, 0])
-        for depth in range(1, self.num_heads + 1):
-            ids, probs = (a.reshape(-1, 1, self.top_k)[:rows] for a in arrays[3 * depth - 3 :][:2])
+        for depth in range(1, depths + 1):
+            ids = next(parts).astype(np.int32).reshape(-1, 1, self.top_k)[:rows]
+            probs = next(parts).reshape(-1, 1, self.top_k)[:rows]
             levels.append(Level(self._ranking(ids, probs, depth), *above))
-            if depth < self.num_heads:
-                chosen, beams = arrays[3 * depth - 1][:count], rows // count
-                parents, places = heads_beam.locate(chosen, beams, self.top_k)
+            if depth < depths:
+                chosen = next(parts).astype(np.int32).reshape(-1, width)[:count]
+                parents, places = heads_beam.locate(chosen, rows // count, self.top_k)
                 above, rows = (
                     (parents, self._ranking.tokens(ids[parents, 0, places])),
                     count * width,
@@ -168,19 +168,19 @@ class ConditionedHeads:
         """Ids, probabilities, s[1] and, behind the window's share of s[0], b."""
         state, root, shares = self._build_start(context, inputs[0])
         pair = self._pair(context, state, root)
-        logits, state = self._build_block(context, pair, state, self._bias(context, shares))
-        return *best(context, logits, self.top_k), state, *([shares] if shares is not None else [])
+        block = self._build_block(context, pair, state, self._bias(context, shares))
+        return block if shares is None else (*block, shares)
 
     def _build_beams(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
         """See ``heads_beam.build``."""
         state, root, shares = self._build_start(context, inputs[0])
         bias = self._bias(context, shares)
 
-        def block(state: int, normed: int) -> tuple[int, int]:
+        def block(state: int, normed: int) -> tuple[int, int, int]:
             return self._build_block(context, self._pair(context, state, normed), state, bias)
 
         table, start = self._weights.tensor(EMBEDDINGS), (state, root)
-        return heads_beam.build(context, table, block, start, self.num_heads, self.top_k)
+        return heads_beam.build(context, table, block, start, self.num_heads)
 
     def _build_start(self, context: int, pairs: int) -> tuple[int, int, int | None]:
         """s[0], n(e(root)) and the window's shares, from [h[t], e(x[t+1]), h[t-1], e(x[t]) ...]."""
@@ -207,13 +207,12 @@ class ConditionedHeads:
         raw, normed = self._flat(context, inputs[0])
         state = part(context, raw, 0, self._info.num_embd)
         bias = inputs[1] if self.window else None
-        logits, state = self._build_block(context, normed, state, bias)
-        return *best(context, logits, self.top_k), state
+        return self._build_block(context, normed, state, bias)
 
     def _build_block(
         self, context: int, pair: int, state: int, bias: int | None
-    ) -> tuple[int, int]:
-        """Logits and s[k+1] from u, s[k] and b; several nodes in a row may share one b."""
+    ) -> tuple[int, int, int]:
+        """Ids, probabilities and s[k+1] from u, s[k] and b, which nodes in a row may share."""
         num_hidden, weights = self._info.num_hidden, self._weights
         wide = weights.multiply(context, "block.gate.weight", pair)
         gate, up = part(context, wide, 0, num_hidden), part(context, wide, num_hidden, num_hidden)
@@ -222,7 +221,8 @@ class ConditionedHeads:
         product = ggml.swiglu_split(context, gate, up)
         down = weights.multiply(context, "block.down.weight", product)
         state = int(ggml.add(context, down, state))
-        return weights.multiply(context, "output.weight", state), state
+        logits = weights.multiply(context, "output.weight", state)
+        return *best(context, logits, self.top_k, self._device), state
 
     def _flat(self, context: int, x: int) -> tuple[int, int]:
         """``x`` [num_embd, n, rows] as it is and with every vector normalised, [.., rows]."""

@@ -150,14 +150,46 @@ def _new_input(context: int, shape: tuple[int, ...]) -> int:
     return tensor
 
 
-def best(context: int, logits: int, top_k: int) -> tuple[int, int]:
+_CHUNK = 256  # a GPU sorts so many numbers in one go, and thousands an order of magnitude slower
+
+
+def best(context: int, logits: int, top_k: int, device: Device) -> tuple[int, int]:
     """The likeliest of ``logits`` [outputs, n].
 
     Returns:
-        Indices, [top_k, n], in no particular order, and their probabilities, [1, top_k, n].
+        Indices [top_k, n], in no particular order, as integers or floats, and their
+        probabilities, [1, top_k, n].
     """
-    num_outputs, count = shape_of(logits)
     probs = ggml.soft_max(context, logits)
+    if device.is_gpu and shape_of(logits)[0] % _CHUNK == 0:
+        return best_of_chunks(context, probs, top_k)
     ids = ggml.top_k(context, probs, top_k)
-    columns = ggml.reshape_3d(context, probs, 1, num_outputs, count)
-    return int(ids), int(ggml.get_rows(context, columns, ids))
+    return int(ids), pick(context, probs, ids)
+
+
+def best_of_chunks(context: int, probs: int, top_k: int) -> tuple[int, int]:
+    """Those of ``probs`` [outputs, n]: the best of each chunk, then the best of these.
+
+    Returns:
+        Indices as floats, which hold them exactly, [top_k, n]; probabilities [1, top_k, n].
+    """
+    num_outputs, count = shape_of(probs)
+    chunks = num_outputs // _CHUNK * count
+    numbers = ggml.repeat_4d(
+        context, ggml.arange(context, 0, num_outputs, 1), num_outputs, count, 1, 1
+    )
+    split = [ggml.reshape_2d(context, x, _CHUNK, chunks) for x in (probs, numbers)]
+    chosen = ggml.top_k(context, split[0], top_k)
+    finalists = [
+        ggml.reshape_2d(context, pick(context, x, chosen), top_k * chunks // count, count)
+        for x in split
+    ]
+    chosen = ggml.top_k(context, finalists[0], top_k)
+    probs, ids = (pick(context, x, chosen) for x in finalists)
+    return int(ggml.reshape_2d(context, ids, top_k, count)), probs
+
+
+def pick(context: int, values: int, places: int) -> int:
+    """``values`` [m, n] at ``places`` [k, n] of each column, [1, k, n]."""
+    size, count = shape_of(values)
+    return int(ggml.get_rows(context, ggml.reshape_3d(context, values, 1, size, count), places))

@@ -22,7 +22,7 @@ class Ranking:
         self._offsets: npt.NDArray[np.intp] = np.zeros((0, 1), np.intp)
 
     def __call__(
-        self, outputs: Ints, probs: Floats, depth: int, states: Floats | None = None
+        self, outputs: Ints | Floats, probs: Floats, depth: int, states: Floats | None = None
     ) -> Guesses:
         """Guesses for depth ``depth`` and those below.
 
@@ -35,7 +35,8 @@ class Ranking:
         top_k = probs.shape[-1]
         order = np.negative(probs).reshape(-1, top_k).argsort(kind="stable")
         order += self._offsets_for(len(order), top_k)
-        ids, ranked = outputs.take(order), probs.take(order).reshape(probs.shape)
+        ids = outputs.take(order).astype(np.int32, copy=False)
+        ranked = probs.take(order).reshape(probs.shape)
         for i in range(probs.shape[1] if self._calibration else 0):
             knots = self._calibration[depth - 1 + i]
             ranked[:, i] = np.interp(ranked[:, i], knots.x, knots.y)

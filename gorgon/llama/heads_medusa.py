@@ -92,7 +92,7 @@ class MedusaHeads:
         state = ggml.reshape_3d(context, inputs[0], num_embd, 1, rows)
         for block in range(self._info.num_blocks):
             state = self._block(context, block, state, rows)
-        return best(context, self._logits(context, state, rows), self.top_k)
+        return best(context, self._logits(context, state, rows), self.top_k, self._device)
 
     def _block(self, context: int, block: int, state: int, rows: int) -> int:
         """``z + SiLU(W z + b)`` of all heads, [num_embd, num_heads, rows]."""

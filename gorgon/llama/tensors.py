@@ -32,6 +32,11 @@ def shape_of(tensor: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def type_of(tensor: int) -> int:
+    """Its ggml type."""
+    return int(_Head.from_address(tensor).type)
+
+
 def row_bytes(tensor: int) -> int:
     """Bytes from one row to the next."""
     return int(_Head.from_address(tensor).nb[1])

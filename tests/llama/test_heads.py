@@ -117,6 +117,26 @@ def test_a_search_gives_what_asking_for_each_depth_gives(
     heads.close()
 
 
+@pytest.mark.parametrize("variant", ["conditioned", "medusa"])
+def test_guesses_are_the_same_where_they_are_sorted_in_chunks(
+    variant: str, base: ModelInfo, tmp_path: Path
+) -> None:
+    tensors = conditioned_tensors() if variant == "conditioned" else medusa_tensors(3)
+    tensors["output.weight"] = np.random.default_rng(9).normal(size=(512, EMBD)).astype(np.float32)
+    token_ids = np.arange(512, dtype=np.int32)[::-1].copy()
+    path, start = write_heads(tmp_path / "h", base, tensors, token_ids=token_ids), states(3, 2)
+    heads, on_gpu = load(path, base), load_heads(path, base, SETTINGS, search=True)
+    on_gpu._device.is_gpu = True  # type: ignore[attr-defined]
+    expected, found = heads.propose(start), on_gpu.propose(start)
+    assert (found.tokens == expected.tokens).all()
+    assert (found.probs == expected.probs).all()
+    if variant == "conditioned":
+        first = on_gpu.search(start)[0].guesses
+        assert (first.tokens == expected.tokens).all()
+    heads.close()
+    on_gpu.close()
+
+
 def check_chosen(level: Level, above: Guesses, survivals: Floats, rows: int) -> Floats:
     """The likeliest paths of each request are gone on from; their survivals."""
     known = above.tokens[level.parents, 0] == level.tokens[:, None]
