@@ -79,6 +79,12 @@ class SamplingParams:
         return self.temperature < MIN_TEMPERATURE
 
     @property
+    def is_temperature_alone(self) -> bool:
+        """Whether every token can be drawn, in proportion to its weight at the temperature."""
+        alone = SamplingParams(temperature=self.temperature, seed=self.seed)
+        return not self.is_greedy and self == alone
+
+    @property
     def is_plain_greedy(self) -> bool:
         """Whether the draw is the argmax of the untouched logits."""
         return (

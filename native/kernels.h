@@ -47,12 +47,18 @@ struct Kernels {
                      const Activation * x, int64_t n, float * y, int64_t y_stride);
     size_t (*attention_scratch)(const Attention & a, int num_threads);
     void (*attend)(const Attention & a, const Worker & worker);
+    // the first of the largest of n > 0 numbers
+    int64_t (*likeliest)(const float * logits, int64_t n);
+    // weights = e^(logit / temperature - most), none above 1, and their sum; room for a multiple of 16
+    float (*weigh)(const float * logits, int64_t n, float temperature, float most, float * weights);
 };
 
 extern const Kernels KERNELS_AVX512, KERNELS_AVX2, KERNELS_AVXVNNI;
 
 const Kernels * find_kernels(const char * name);  // nullptr or "": the best that this processor runs
                                                   // nullptr returned: it does not run the named one
+
+const Kernels * registered_kernels();  // those in use; nullptr before they are registered
 
 // Plain reference in double precision.
 void attend_reference(const Attention & a);

@@ -1,5 +1,6 @@
 #define GORGON_ISA 256
 #include "kernels.inc"
 #include "attention.inc"
+#include "sampling.inc"
 
-const Kernels KERNELS_AVX2 = {"avx2", quantize, bias, multiply, attention_scratch, attend};
+const Kernels KERNELS_AVX2 = {"avx2", quantize, bias, multiply, attention_scratch, attend, likeliest, weigh};

@@ -1,5 +1,6 @@
 #define GORGON_ISA 257
 #include "kernels.inc"
 #include "attention.inc"
+#include "sampling.inc"
 
-const Kernels KERNELS_AVXVNNI = {"avxvnni", quantize, bias, multiply, attention_scratch, attend};
+const Kernels KERNELS_AVXVNNI = {"avxvnni", quantize, bias, multiply, attention_scratch, attend, likeliest, weigh};

@@ -252,6 +252,8 @@ EXPORT const char * gorgon_kernels_register(const char * isa) {
 // Raised whenever what the caller may rely on changes; 2: attention sums in the order of positions.
 EXPORT int gorgon_kernels_interface() { return 2; }
 
+const Kernels * registered_kernels() { return kernels; }
+
 // What to take over from now on: weights of models loaded later, attention of steps computed later.
 EXPORT void gorgon_kernels_take(bool weights, bool attention) {
     take_weights = weights;

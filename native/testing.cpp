@@ -56,6 +56,12 @@ EXPORT void gorgon_test_quantize(const char * isa, const float * x, int64_t colu
     find_kernels(isa)->quantize(x, columns, bias, static_cast<Activation *>(out));
 }
 
+EXPORT int64_t gorgon_test_likeliest(const char * isa, const float * logits, int64_t n) { return find_kernels(isa)->likeliest(logits, n); }
+
+EXPORT float gorgon_test_weigh(const char * isa, const float * logits, int64_t n, float temperature, float most, float * weights) {
+    return find_kernels(isa)->weigh(logits, n, temperature, most, weights);
+}
+
 EXPORT void gorgon_test_attend(const char * isa, const Attention * a, int num_threads) {
     if (!*isa) return attend_reference(*a);
     const Kernels & kernels = *find_kernels(isa);

@@ -25,7 +25,7 @@ from gorgon.llama.model import Model
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of this build of llama.cpp
 _GGML_TYPES: dict[CacheType, int] = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _FLASH_ATTENTION = {False: 0, True: 1}
-_ID_BYTES = 4
+_ID_BYTES = _FLOAT_BYTES = 4
 _get_logits = address_function("llama_get_logits")
 _get_embeddings = address_function("llama_get_embeddings")
 
@@ -52,6 +52,7 @@ class Context:
         self.candidates = Candidates(model.info.num_vocab)  # for one draw at a time
         self._rows = _Rows(self.max_rows)
         self._outputs = _Outputs(model.info.num_vocab, model.info.num_embd)
+        self._row_bytes = _FLOAT_BYTES * model.info.num_vocab
         self._embeddings = True
 
     def _params(self, settings: EngineSettings) -> Any:
@@ -92,6 +93,12 @@ class Context:
         self._decode(rows, outputs=True)
         addresses = _get_logits(self.handle), _get_embeddings(self.handle)
         return self._outputs.at(addresses, len(rows))
+
+    def address(self, output: Output, row: int) -> int:
+        """Where the logits of ``row`` lie in memory; found fastest for the last ``output``."""
+        if output is self._outputs.last:
+            return self._outputs.addresses[0] + row * self._row_bytes
+        return int(output.logits[row].ctypes.data)
 
     def _decode(self, rows: Sequence[BatchRow], outputs: bool) -> None:
         assert 0 < len(rows) <= self.max_rows
@@ -164,18 +171,20 @@ class _Outputs:
 
     def __init__(self, num_vocab: int, num_embd: int) -> None:
         self._widths = num_vocab, num_embd
-        self._addresses = 0, 0
+        self.addresses = 0, 0
+        self.last: Output | None = None
         self._known: dict[int, Output] = {}  # by the number of rows
 
     def at(self, addresses: tuple[int, int], count: int) -> Output:
         """``count`` rows of logits and states from ``addresses`` on, without a copy."""
-        if addresses != self._addresses:
-            self._addresses = addresses
+        if addresses != self.addresses:
+            self.addresses = addresses
             self._known.clear()
         output = self._known.get(count)
         if output is None:
             logits, hidden = map(_rows_at, addresses, (count, count), self._widths)
             output = self._known[count] = Output(logits, hidden)
+        self.last = output
         return output
 
 

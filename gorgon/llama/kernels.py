@@ -38,6 +38,17 @@ _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
     ("take", None, ctypes.c_bool, ctypes.c_bool),
     ("packs", ctypes.c_bool, ctypes.c_int, ctypes.c_int64, ctypes.c_int64),
     ("buffer_type", ctypes.c_void_p),
+    ("likeliest", ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64),
+    ("new_random", ctypes.c_void_p, ctypes.c_uint32),
+    ("free_random", None, ctypes.c_void_p),
+    (
+        "draw",
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_float,
+    ),
     ("num_products", ctypes.c_int64),
     ("num_attentions", ctypes.c_int64),
 )
@@ -97,6 +108,11 @@ def _library() -> Any:
     if library.gorgon_kernels_interface() != INTERFACE:
         raise _StayOutError(f"{path} is of another version; run scripts/setup")
     return library
+
+
+def sampling() -> Any | None:
+    """The functions of native/sampling.cpp; None when the kernels are left out."""
+    return _library() if load().active else None
 
 
 def num_operations() -> tuple[int, int]:

@@ -9,6 +9,7 @@ import pytest
 
 from gorgon.backend import BatchRow, Output
 from gorgon.config import EngineSettings
+from gorgon.llama import kernels
 from gorgon.llama.backend import LlamaBackend
 from gorgon.llama.candidates import Candidates
 from gorgon.llama.library import llama
@@ -46,6 +47,46 @@ def test_every_draw_is_llama_cpps_own(backend: LlamaBackend, params: SamplingPar
         assert sampler.draw(output, 0) == wanted
     sampler.close()
     llama.llama_sampler_free(chain)
+
+
+def test_a_draw_is_llama_cpps_own_on_any_logits_with_the_native_library_and_without(
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = [rng.normal(0, spread, backend.num_vocab) for spread in (0, 0.01, 1, 4, 30)]
+    rows += [np.where(rng.random(backend.num_vocab) < 1e-4, row, -np.inf) for row in rows[1:]]
+    output = Output(np.array(rows, np.float32), np.zeros((len(rows), 1), np.float32))
+    for temperature in (0.1, 0.7, 1.0, 5.0):
+        params = SamplingParams(temperature=temperature, seed=5)
+        samplers = [make_sampler(backend.context, params, [1])]
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "sampling", lambda: None)
+            samplers.append(make_sampler(backend.context, params, [1]))
+        chain = make_chain(params, [1], backend.num_vocab)
+        everything = Candidates(backend.num_vocab)
+        for row in [*range(len(rows))] * 10:
+            everything.fill(output.logits[row])
+            everything.apply(chain)
+            drawn = [sampler.draw(output, row) for sampler in samplers]
+            assert drawn == [everything.selected] * 2
+        for sampler in samplers:
+            sampler.close()
+        llama.llama_sampler_free(chain)
+
+
+def test_greedy_takes_the_first_of_the_largest(
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = np.random.default_rng(2).integers(0, 5, (20, 1001)).astype(np.float32)
+    logits[0] = -np.inf
+    logits[1, 1000] = 9.0
+    output = Output(logits, np.zeros((len(logits), 1), np.float32))
+    samplers = [make_sampler(backend.context, SamplingParams(), [1])]
+    monkeypatch.setattr(kernels, "sampling", lambda: None)
+    samplers.append(make_sampler(backend.context, SamplingParams(), [1]))
+    for row in range(len(logits)):
+        expected = int(np.flatnonzero(logits[row] == logits[row].max())[0])
+        assert [sampler.draw(output, row) for sampler in samplers] == [expected] * 2
 
 
 def test_top_p_counts_the_tail_that_a_low_temperature_hides(backend: LlamaBackend) -> None:

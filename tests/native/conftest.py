@@ -57,6 +57,8 @@ class Native:
         self.library = library
         self.base = base
         library.gorgon_test_runs.restype = ctypes.c_bool
+        library.gorgon_test_likeliest.restype = ctypes.c_int64
+        library.gorgon_test_weigh.restype = ctypes.c_float
         base.ggml_quantize_chunk.restype = ctypes.c_size_t
         base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
 
@@ -126,6 +128,25 @@ class Native:
             pointer(out),
         )
         return out
+
+    def likeliest(self, isa: str, logits: Floats) -> int:
+        """The first of the largest."""
+        count = ctypes.c_int64(len(logits))
+        return int(self.library.gorgon_test_likeliest(isa.encode(), pointer(logits), count))
+
+    def weigh(self, isa: str, logits: Floats, temperature: float) -> tuple[Floats, float]:
+        """``exp(logits / temperature)`` over the largest of them, and the sum."""
+        out = np.full(len(logits) + 15, np.nan, np.float32)
+        most = np.float32(logits.max()) / np.float32(temperature)
+        total = self.library.gorgon_test_weigh(
+            isa.encode(),
+            pointer(logits),
+            ctypes.c_int64(len(logits)),
+            ctypes.c_float(temperature),
+            ctypes.c_float(float(most)),
+            pointer(out),
+        )
+        return out[: len(logits)], float(total)
 
     def attend(self, isa: str, args: AttentionArgs, out: Floats, threads: int = 1) -> Floats:
         """Attention by the kernel of ``isa``, or the double-precision reference for ``""``."""
