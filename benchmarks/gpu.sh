@@ -42,7 +42,7 @@ bench() { # bench NAME ARGUMENTS...
 
 bench default --model "$model" --heads "${HEADS:-$here/gorgon/assets/smollm2-135m-instruct.medusa.gguf}" \
     --modes "normal medusa lookup tree:8" --clients "$many" \
-    ${PROMPTS:+--prompts "$PROMPTS"} --count "${DEFAULT_COUNT:-64}" --waves 1 --num-cells 24576
+    ${PROMPTS:+--prompts "$PROMPTS"} --count "${DEFAULT_COUNT:-64}" --waves "${WAVES:-4}" --num-cells 24576
 
 shape() { # shape NAME KIND ACCURACIES ARGUMENTS...: the weights are written once for all runs
     local name="$shape-${2,,}-$1" file="$shape-${2,,}.gguf" kind="$2" accuracies="$3"
@@ -50,7 +50,7 @@ shape() { # shape NAME KIND ACCURACIES ARGUMENTS...: the weights are written onc
     mkdir -p "$scratch/$device-$name"
     [[ -e "$scratch/$file" ]] && ln -sf "$scratch/$file" "$scratch/$device-$name/$file"
     bench "$name" --shape "$shape" --type "$kind" --replay "$accuracies" --modes "normal medusa tree:16" \
-        --clients "$few" --count "$count" --waves 1 --num-cells 4096 "$@"
+        --clients "$few" --count "$count" --waves "${WAVES:-3}" --num-cells 4096 "$@"
     [[ -L "$scratch/$device-$name/$file" ]] || mv -f "$scratch/$device-$name/$file" "$scratch/"
 }
 

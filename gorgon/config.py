@@ -83,10 +83,11 @@ class EngineSettings(BaseSettings):
         description="cells that finished requests may keep as cached prefixes; by default 2048, "
         "or 512 where every step reads all cells that are used",
     )
-    trash_cells: int = Field(
-        default=512,
+    trash_cells: int | None = Field(
+        default=None,
         ge=0,
-        description="rejected cells kept in place so that cell order holds, where it counts",
+        description="rejected cells kept in place so that cell order holds; by default 512 where "
+        "that keeps a text what it is alone",
     )
     measure_seconds: float = Field(
         default=10.0, gt=0, le=600, description="spent at the first start on timing steps"

@@ -35,6 +35,7 @@ from gorgon.speculation.tree import MAX_NODES
 logger = logging.getLogger("gorgon.engine")
 
 CACHED_CELLS, FEW_CACHED_CELLS = 2048, 512  # see EngineSettings.cached_cells
+TRASH_CELLS = 512
 MANY_IDS = 64  # with fewer free ones, ids that branches had before go back first
 
 
@@ -74,7 +75,12 @@ class Engine:
 
     def _reset(self) -> None:
         self.backend.clear()
-        trash_cells = 0 if self.backend.orders_cells else self.settings.trash_cells
+        trash_cells = self.settings.trash_cells
+        if self.backend.orders_cells:
+            trash_cells = 0
+        elif trash_cells is None:
+            # A GPU's kernels depend on the batch's size, and round otherwise whatever the order.
+            trash_cells = 0 if self.backend.captures_graphs else TRASH_CELLS
         cached_cells = self.settings.cached_cells
         if cached_cells is None:
             cached_cells = CACHED_CELLS if self.backend.skips_hidden_cells else FEW_CACHED_CELLS

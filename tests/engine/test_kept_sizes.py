@@ -78,3 +78,16 @@ def test_given_sizes_are_filled_up_to() -> None:
     steady = sizes[5:-15]  # the end of an answer has no room for deep chains
     assert set(steady) <= {6, 12}
     driver.close()
+
+
+def test_nothing_is_parked_where_rounding_depends_on_the_batch_anyhow() -> None:
+    backend = FakeBackend(num_cells=2048, max_sequences=64, conditioned=True, captures_graphs=True)
+    driver = Driver(backend, SteadyCost(0.002))
+    driver.submit([1, 2, 3], 100, AUTOMATIC, SamplingParams(), ignore_eos=True)
+    drafted = 0
+    while driver.engine.has_work:
+        driver.step()
+        drafted += driver.backend.row_counts[-1] > 1
+        assert driver.engine.pool.num_trash_cells == 0
+    assert drafted > 5
+    driver.close()
