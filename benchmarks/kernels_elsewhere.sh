@@ -31,7 +31,7 @@ build() {
     avx2="-mavx2 -mfma -mf16c -mbmi"
     avx512="$avx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512"
     mkdir -p "$work"
-    for file in layout kernels registration testing; do g++ $common -c "$source/$file.cpp" -o "$work/$file.o"; done
+    for file in $(cd "$source" && ls *.cpp | grep -v "^kernels_"); do g++ $common -c "$source/$file" -o "$work/$file.o"; done
     g++ $common $avx2 -c "$source/kernels_avx2.cpp" -o "$work/kernels_avx2.o"
     g++ $common $avx2 -mavxvnni -c "$source/kernels_avxvnni.cpp" -o "$work/kernels_avxvnni.o"
     g++ $common $avx512 -c "$source/kernels_avx512.cpp" -o "$work/kernels_avx512.o"
