@@ -376,9 +376,10 @@ class Drafter:
 
 def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
     """What the heads read of ``sequences``, whose last states are known."""
-    hidden = [sequence.hidden for sequence in sequences if sequence.hidden is not None]
+    hidden = np.concatenate([piece for sequence in sequences for piece in sequence.hidden])
     tokens = [sequence.last_tokens(1 + window) for sequence in sequences]
-    return DraftState(np.array(hidden), np.array(tokens, np.int32))
+    shape = (len(sequences), 1 + window, hidden.shape[1])
+    return DraftState(hidden.reshape(shape), np.array(tokens, np.int32))
 
 
 def _note_guesses(sequence: Sequence, tokens: list[int], probs: list[float]) -> None:
@@ -387,7 +388,7 @@ def _note_guesses(sequence: Sequence, tokens: list[int], probs: list[float]) -> 
 
 
 def _can_use_heads(sequence: Sequence) -> bool:
-    return sequence.uses_heads and sequence.hidden is not None
+    return bool(sequence.hidden) and sequence.uses_heads
 
 
 def _kind(sequence: Sequence) -> str:

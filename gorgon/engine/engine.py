@@ -300,12 +300,26 @@ class Engine:
 
     def _learn(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
         """Tell the drafter what came, and keep the states that the heads will read."""
-        window = self.backend.window
         for placement, kept in zip(placements, accepted, strict=True):
             self.drafter.learn(placement.sequence, placement.tree, kept)
-            if self.backend.num_heads and placement.sequence.uses_heads:
-                latest = [placement.first_row + node for node in kept.path[: -2 - window : -1]]
-                placement.sequence.push_hidden(output.hidden.take(latest, 0), window)
+        if self.backend.num_heads:
+            self._keep_hidden(placements, accepted, output)
+
+    def _keep_hidden(
+        self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output
+    ) -> None:
+        """Copy the latest states of all requests at once; see ``Sequence.push_hidden``."""
+        window = self.backend.window
+        rows: list[int] = []
+        pieces: list[tuple[Sequence, int, int]] = []
+        for placement, kept in zip(placements, accepted, strict=True):
+            if placement.sequence.uses_heads:
+                first, start = placement.first_row, len(rows)
+                rows += [first + node for node in kept.path[: -2 - window : -1]]
+                pieces.append((placement.sequence, start, len(rows)))
+        hidden = output.hidden.take(rows, 0) if rows else output.hidden
+        for sequence, start, end in pieces:
+            sequence.push_hidden(hidden[start:end], window)
 
     # -- the ends of a request --------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ trash is emptied when nobody runs or when it is large.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -187,21 +188,21 @@ class SequencePool:
 
     def _reject(self, placement: Placement, path: tuple[int, ...], last_kept: int) -> None:
         """Take the nodes off ``path`` away; those before node ``last_kept`` go to the trash."""
-        sequence, tree, ids = placement.sequence, placement.tree, placement.branch_ids
-        start, cells, parts = placement.start, placement.cells, split(tree.shape, path)
+        sequence, tree, _, cells, ids = placement
+        start, parts = sequence.num_computed, split(tree.shape, path)
         parked = [node for node in parts.rejected if node < last_kept]
         for node in parked:
             position = start + tree.shape.depths[node]
             self._backend.share(ids[tree.shape.branches[node][0]], TRASH, position, position + 1)
-        # ids beyond the tree's own branches hold the root alone
-        ends = [start + length for length in parts.common]
-        ends += [start + 1] * (len(ids) - len(ends))
         for branch in parts.cut:
-            self._backend.remove(ids[branch], ends[branch])
+            self._backend.remove(ids[branch], start + parts.common[branch])
         if parts.winner:
-            self._backend.share(ids[parts.winner], sequence.id, ends[0], start + len(path))
-        for side, end in zip(sequence.sides, ends[1:], strict=False):
-            side.synced = end
+            first, end = start + parts.common[0], start + len(path)
+            self._backend.share(ids[parts.winner], sequence.id, first, end)
+        # ids beyond the tree's own branches hold the root alone
+        lengths = itertools.chain(parts.common[1:], itertools.repeat(1))
+        for side, length in zip(sequence.sides[: len(ids) - 1], lengths, strict=False):
+            side.synced = start + length
         self._trash += [cells[node] for node in parked]
         self.cells.drop([cells[node] for node in parts.rejected if node > last_kept])
 

@@ -37,9 +37,10 @@ class Side:
 class Sequence:
     """One admitted request.
 
-    ``shape`` is the tree that it insists on, None where the drafter chooses. ``hidden``, shape
-    [1 + window, num_embd], are the states after the final norm at the last computed positions,
-    the latest first, zeros where they are not known; None before the first step. ``match`` and
+    ``shape`` is the tree that it insists on, None where the drafter chooses. ``hidden``, pieces of
+    an array [1 + window, num_embd], are the states after the final norm at the last computed
+    positions, the latest first, zeros where they are not known; none before the first step. They
+    are put together only for heads that are asked. ``match`` and
     ``guesses`` are what lookup and heads said of the token after the root, until it is known: the
     heads' likeliest tokens and the probability of all these together.
     ``leader`` computes the first ``num_shared`` tokens of this prompt too; they are taken over.
@@ -57,7 +58,7 @@ class Sequence:
     leader: Sequence | None = None
     num_shared: int = 0
     sides: list[Side] = field(default_factory=list)
-    hidden: Floats | None = None
+    hidden: list[Floats] = field(default_factory=list)
     occurrences: Occurrences = field(default_factory=Occurrences)
     match: Match | None = None
     guesses: tuple[list[int], float] | None = None
@@ -96,13 +97,14 @@ class Sequence:
 
     def push_hidden(self, latest: Floats, window: int) -> None:
         """Keep the states of the positions computed last, at most 1 + window, latest first."""
-        missing = 1 + window - len(latest)
+        pieces, missing = [latest], 1 + window - len(latest)
+        for piece in self.hidden:
+            if missing:
+                pieces.append(piece[:missing])
+                missing -= len(pieces[-1])
         if missing:
-            earlier = np.zeros_like(latest, shape=(missing, latest.shape[1]))
-            if self.hidden is not None:
-                earlier = self.hidden[:missing]
-            latest = np.concatenate((latest, earlier))
-        self.hidden = latest
+            pieces.append(np.zeros((missing, latest.shape[1]), np.float32))
+        self.hidden = pieces
 
     @property
     def uses_heads(self) -> bool:

@@ -30,14 +30,11 @@ class GreedySampler:
     failure = None
 
     def __init__(self, context: Context) -> None:
-        self._context, self._native = context, kernels.sampling()
+        self._context = context
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""
-        if self._native is None:
-            return int(output.logits[row].argmax())
-        address, count = self._context.address(output, row), output.logits.shape[1]
-        return int(self._native.gorgon_kernels_likeliest(address, count))
+        return self._context.likeliest(output, row)
 
     def observe(self, token: int) -> None:
         """Greedy decoding remembers nothing."""

@@ -7,6 +7,7 @@ model an array operation takes longer than the few tens of additions that it wou
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,8 +55,9 @@ def least_survival(num_tokens: int, seconds: Sequence[float], rate: float) -> fl
     here, beyond = seconds[num_tokens], seconds[num_tokens + 1 :]
     if not beyond:
         return 1.0
-    slopes = [(there - here) / count for count, there in enumerate(beyond, 1)]
-    return max(0.0, rate * min(slopes))
+    rises = map(operator.sub, beyond, itertools.repeat(here))
+    flattest: float = min(map(operator.truediv, rises, itertools.count(1)))
+    return max(0.0, rate * flattest)
 
 
 def num_worth(gains: Sequence[float], base: float, per_item: float) -> int:

@@ -74,19 +74,21 @@ def test_a_draw_is_llama_cpps_own_on_any_logits_with_the_native_library_and_with
         llama.llama_sampler_free(chain)
 
 
+@pytest.mark.parametrize("native", [True, False])
 def test_greedy_takes_the_first_of_the_largest(
-    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+    backend: LlamaBackend, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits = np.random.default_rng(2).integers(0, 5, (20, 1001)).astype(np.float32)
-    logits[0] = -np.inf
-    logits[1, 1000] = 9.0
-    output = Output(logits, np.zeros((len(logits), 1), np.float32))
-    samplers = [make_sampler(backend.context, SamplingParams(), [1])]
-    monkeypatch.setattr(kernels, "sampling", lambda: None)
-    samplers.append(make_sampler(backend.context, SamplingParams(), [1]))
-    for row in range(len(logits)):
-        expected = int(np.flatnonzero(logits[row] == logits[row].max())[0])
-        assert [sampler.draw(output, row) for sampler in samplers] == [expected] * 2
+    if not native:
+        monkeypatch.setattr(backend.context, "_native", None)
+    backend.clear()
+    output = backend.decode([BatchRow(7 + i, i, (1,)) for i in range(19)])
+    made_up = Output(np.floor(output.logits), output.hidden)
+    output.logits[:] = np.roll(made_up.logits, 1, axis=0)
+    sampler = make_sampler(backend.context, SamplingParams(), [1])
+    for row in range(19):
+        for logits in (output, made_up):
+            expected = np.flatnonzero(logits.logits[row] == logits.logits[row].max())[0]
+            assert sampler.draw(logits, row) == expected
 
 
 def test_top_p_counts_the_tail_that_a_low_temperature_hides(backend: LlamaBackend) -> None:
