@@ -13,6 +13,7 @@ namespace {
 
 INLINE void fetch(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
 INLINE void fetch_once(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_NTA); }  // keeps other caches as they are
+INLINE void fetch_far(const void * p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T1); }  // into the L2 cache
 
 #if GORGON_ISA == 512
 
@@ -33,9 +34,7 @@ INLINE Floats load_i8(const void * p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8
 INLINE Ints load_u8(const void * p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
 INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 INLINE Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }
-INLINE void store_i8(int8_t * p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a)); }
-INLINE int sum(Ints a) { return _mm512_reduce_add_epi32(a); }
-INLINE float largest(Floats a) { return _mm512_reduce_max_ps(a); }
+INLINE __m256i to_bytes(const Ints a[2]) { return _mm256_set_m128i(_mm512_cvtepi32_epi8(a[1]), _mm512_cvtepi32_epi8(a[0])); }
 INLINE Floats power_of_two(Floats n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(to_ints(n), _mm512_set1_epi32(127)), 23)); }
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(limit), _CMP_GE_OQ), y); }
 
@@ -103,19 +102,9 @@ INLINE Floats load_i8(const void * p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8
 INLINE Ints load_u8(const void * p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p))); }
 INLINE Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 INLINE Ints to_ints(Floats a) { return _mm256_cvtps_epi32(a); }
-INLINE void store_i8(int8_t * p, Ints a) {
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packs_epi16(words, words));
-}
-INLINE int sum(Ints a) {
-    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
-}
-INLINE float largest(Floats a) {
-    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+INLINE __m256i to_bytes(const Ints a[4]) {
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(a[2], a[3]));  // fours, of low halves first
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 INLINE Floats power_of_two(Floats n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(to_ints(n), _mm256_set1_epi32(127)), 23)); }
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm256_and_ps(_mm256_cmp_ps(x, all(limit), _CMP_GE_OQ), y); }
@@ -159,6 +148,27 @@ template <class Read> INLINE void transpose(const Read & read, float * out, int 
 }
 
 #endif
+
+INLINE float largest(__m256 a) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+#if GORGON_ISA == 512
+INLINE float largest(__m512 a) { return largest(_mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1))); }
+#endif
+
+INLINE void store(int8_t * p, __m256i bytes) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), bytes); }
+
+// of 32 signed bytes: the sums of the first and of the second 16
+INLINE void sum_halves(__m256i bytes, int & first, int & second) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    __m256i x = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    x = _mm256_add_epi32(x, _mm256_shuffle_epi32(x, 0x4e));
+    x = _mm256_add_epi32(x, _mm256_shuffle_epi32(x, 0xb1));
+    first = _mm256_cvtsi256_si32(x);
+    second = _mm_cvtsi128_si32(_mm256_extracti128_si256(x, 1));
+}
 
 using FourBytes __attribute__((may_alias)) = int32_t;  // read in place: a broadcast from memory costs nothing
 

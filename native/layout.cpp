@@ -232,7 +232,7 @@ void quantize_reference(const float * x, int64_t columns, int bias, Activation *
     for (int64_t b = 0; b < columns / BLOCK; b++, x += BLOCK, out++) {
         float largest = 0;
         for (int k = 0; k < BLOCK; k++) largest = std::max(largest, std::fabs(x[k]));
-        const float inverse = largest > SMALLEST_SCALED ? 127.0f / largest : 0.0f;
+        const float inverse = largest >= SMALLEST_SCALED ? 127.0f / largest : 0.0f;
         int sum[2] = {0, 0};
         for (int k = 0; k < BLOCK; k++) {
             out->q[k] = static_cast<int8_t>(std::nearbyint(x[k] * inverse));

@@ -11,6 +11,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -45,7 +46,7 @@ bool is_product(const ggml_tensor * op) {
 }
 
 // Few activations: every thread quantises all of them for itself, which is cheaper than to wait for the others.
-constexpr int64_t FEW = 4096;
+constexpr int64_t FEW = 12288;
 
 struct Product : ggml::cpu::tensor_traits {
     bool work_size(int num_threads, const ggml_tensor * op, size_t & size) override {
@@ -60,14 +61,13 @@ struct Product : ggml::cpu::tensor_traits {
         const int64_t columns = w->ne[0], groups = w->ne[1] / GROUP, n = ggml_nrows(x), blocks = columns / BLOCK;
         const bool few = n * columns <= FEW;
         auto * activations = reinterpret_cast<Activation *>(params->wdata) + (few ? params->ith * n * blocks : 0);
-        const int first = few ? 0 : params->ith, step = few ? 1 : params->nth;
-        // shares of all threads, by 512 columns at a time so that one long row is shared, too
-        constexpr int64_t SHARE = 512;
-        const int64_t shares = (columns + SHARE - 1) / SHARE;
-        for (int64_t s = first; s < n * shares; s += step) {
-            const int64_t j = s / shares, from = s % shares * SHARE, to = from + SHARE < columns ? from + SHARE : columns;
+        // shares of all threads, cut anywhere, so that one long row is shared, too
+        const int64_t total = n * blocks, to = few ? total : total * (params->ith + 1) / params->nth;
+        for (int64_t b = few ? 0 : total * params->ith / params->nth, end; b < to; b = end) {
+            const int64_t j = b / blocks;
+            end = std::min(to, (j + 1) * blocks);
             auto * row = static_cast<const char *>(x->data) + j % x->ne[1] * x->nb[1] + j / x->ne[1] % x->ne[2] * x->nb[2] + j / (x->ne[1] * x->ne[2]) * x->nb[3];
-            kernels->quantize(reinterpret_cast<const float *>(row) + from, to - from, kernels->bias(w->type), activations + j * blocks + from / BLOCK);
+            kernels->quantize(reinterpret_cast<const float *>(row) + (b - j * blocks) * BLOCK, (end - b) * BLOCK, kernels->bias(w->type), activations + b);
         }
         if (!few) ggml_barrier(params->threadpool);
         kernels->multiply(w->type, w->data, columns, groups * params->ith / params->nth, groups * (params->ith + 1) / params->nth,

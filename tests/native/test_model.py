@@ -85,6 +85,26 @@ def test_logits_are_the_same_bits_whatever_the_batch(isa: str) -> None:
     assert run(SHAPES.format(path=path), **needs(isa)).strip() == "exact"
 
 
+THREADS = """
+s = Session(Path({path!r}), weights=True, attention=True, context=100, threads=1)
+rows = []
+for threads in (1, 2, 3):
+    llama.llama_set_n_threads(s.handle, threads, threads)
+    rows.append([])
+    for n in (3, 12, 40):  # activations quantised by every thread, and shared out
+        s.step(n)
+        rows[-1].append(s.logits(n))
+for n, *found in zip((3, 12, 40), *rows):
+    assert all(np.array_equal(found[0], other) for other in found[1:]), n
+print("exact")
+"""
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_logits_are_the_same_bits_whatever_the_threads(isa: str) -> None:
+    assert run(THREADS.format(path=str(model())), **needs(isa)).strip() == "exact"
+
+
 AGAINST_STOCK = """
 path = Path({path!r})
 for cache in ("f16", "q8_0"):
