@@ -1,14 +1,16 @@
 """What choosing the drafts of a step costs, without model and heads.
 
-    python -m benchmarks.drafting
+    python -m benchmarks.drafting [--pause MS]
 
 Heads that answer at once from fixed tables stand in for real ones; t(n) is that of a machine on
 which some ten drafts a request pay. Reported are the median and quartiles of the choice, and the
-median of the learning after it, in milliseconds a step.
+median of the learning after it, in milliseconds a step. With a pause before each choice, in which
+nothing but the clock is read, other users of the processor's caches have time to empty them.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -59,12 +61,15 @@ class Times:
     learning: list[float] = field(default_factory=list)
 
 
-def time_steps(num_requests: int, conditioned: bool, slope: float, steps: int) -> Times:
+def time_steps(
+    num_requests: int, conditioned: bool, slope: float, steps: int, pause: float
+) -> Times:
     tables = Tables(conditioned)
     backend = SimpleNamespace(
         num_heads=NUM_HEADS,
         max_guesses=TOP_K,
         window=2,
+        searches=False,
         propose=tables.propose,
         deepen=tables.deepen,
     )
@@ -80,7 +85,9 @@ def time_steps(num_requests: int, conditioned: bool, slope: float, steps: int) -
         sequences.append(sequence)
     found = Times()
     for step in range(steps):
-        began = time.perf_counter()
+        waited = time.perf_counter()
+        while (began := time.perf_counter()) < waited + pause:
+            pass
         trees = drafter.propose(sequences, Limits(200, 200, 200), 64.0)
         chosen = time.perf_counter()
         found.choice.append(chosen - began - drafter.heads_time)
@@ -95,11 +102,14 @@ def time_steps(num_requests: int, conditioned: bool, slope: float, steps: int) -
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pause", type=float, default=0.0, metavar="MS")
+    pause = 1e-3 * parser.parse_args().pause
     table = Table("requests", "heads", "slope of t(n)", "choice, ms", "quartiles", "learning, ms")
     for num_requests in (1, 8, 32):
         for conditioned in (False, True):
             for slope in (0.02, 0.1):
-                times = time_steps(num_requests, conditioned, slope / num_requests, 400)
+                times = time_steps(num_requests, conditioned, slope / num_requests, 400, pause)
                 low, middle, high = (1e3 * x for x in statistics.quantiles(times.choice, n=4))
                 table.add_row(
                     str(num_requests),

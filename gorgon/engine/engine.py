@@ -273,29 +273,18 @@ class Engine:
         stats = sequence.stats() if finish else None
         if finish:
             self._end(sequence, keep=True)
-        logprobs = self._logprobs(placement, accepted, output)
-        wanted = sequence.request.want_tree
+        request = sequence.request
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.num_logprobs is not None:
+            logprobs = _logprobs(request.num_logprobs, placement, accepted, output)
         return StepResult(
-            sequence.request.id,
+            request.id,
             accepted.tokens,
             depths,
             finish,
             stats,
             logprobs=logprobs,
-            tree=trace_tree(placement.tree, accepted.path) if wanted else None,
-        )
-
-    def _logprobs(
-        self, placement: Placement, accepted: Accepted, output: Output
-    ) -> tuple[TokenLogprob, ...]:
-        """Token i came from the logits of the i-th kept node, drawn or drafted."""
-        count = placement.sequence.request.num_logprobs
-        if count is None:
-            return ()
-        rows = [placement.first_row + node for node in accepted.path]
-        return tuple(
-            token_logprob(output.logits[row], token, count)
-            for row, token in zip(rows, accepted.tokens, strict=True)
+            tree=trace_tree(placement.tree, accepted.path) if request.want_tree else None,
         )
 
     def _learn(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
@@ -352,3 +341,14 @@ class Engine:
     def check_integrity(self) -> None:
         """Assert that no cell and no sequence id is lost; see ``SequencePool``."""
         self.pool.check_integrity()
+
+
+def _logprobs(
+    count: int, placement: Placement, accepted: Accepted, output: Output
+) -> tuple[TokenLogprob, ...]:
+    """Token i came from the logits of the i-th kept node, drawn or drafted."""
+    rows = [placement.first_row + node for node in accepted.path]
+    return tuple(
+        token_logprob(output.logits[row], token, count)
+        for row, token in zip(rows, accepted.tokens, strict=True)
+    )

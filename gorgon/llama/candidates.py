@@ -30,7 +30,7 @@ class Candidates:
 
     def fill_near(self, logits: Floats, gap: float) -> None:
         """Tokens with ``logits`` [size]; those ``gap`` below the highest may be left out."""
-        is_near = logits > logits.max() - gap
+        is_near = logits >= logits.max() - gap
         if np.count_nonzero(is_near) > len(logits) // 4:  # gathering many takes longer than all
             self.fill(logits)
         else:

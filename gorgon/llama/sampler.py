@@ -22,6 +22,7 @@ from gorgon.request import SamplingParams
 
 PENALTY_WINDOW = 64  # tokens that penalties look back on, llama.cpp's default
 _RANDOM_SEED = 0xFFFFFFFF
+_ABOVE_ROUNDING = 1e-3  # in a logit
 
 
 class GreedySampler:
@@ -91,7 +92,10 @@ class ChainSampler:
         moves_logits = params.has_penalties or bool(params.logit_bias)
         # top-p sums probabilities before the temperature sharpens them
         scale = max(1.0, params.temperature) if params.top_p < 1.0 else params.temperature
-        self._gap = None if moves_logits else scale * math.log(num_vocab * 2.0**24)
+        gap = scale * math.log(num_vocab * 2.0**24)
+        if params.min_p > 0.0 and params.top_p == 1.0:  # it takes out what is further below
+            gap = min(gap, _ABOVE_ROUNDING - math.log(params.min_p))
+        self._gap = None if moves_logits else gap
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""

@@ -21,6 +21,8 @@ PARAMS = [
     SamplingParams(temperature=1.5, seed=2),
     SamplingParams(temperature=0.7, seed=3, top_p=0.95),
     SamplingParams(temperature=0.5, seed=4, min_p=0.05),
+    SamplingParams(temperature=1.5, seed=4, min_p=0.01, top_k=30),
+    SamplingParams(temperature=1.5, seed=4, min_p=0.01, top_p=0.8),
     SamplingParams(temperature=0.7, seed=5, top_k=40, top_p=0.9),
     SamplingParams(temperature=0.7, seed=6, repetition_penalty=1.3),
     SamplingParams(temperature=0.7, seed=7, logit_bias=((70, 100.0),)),
