@@ -23,9 +23,10 @@ class TrainingOptions:
     window: Annotated[int | None, typer.Option(help="states looked back on; 2 by default")] = None
     num_outputs: Annotated[int | None, typer.Option(help="tokens guessed; 8192 by default")] = None
     max_tokens: Annotated[int | None, typer.Option(help="of an answer; 256 by default")] = None
+    num_answers: Annotated[int | None, typer.Option(help="to each prompt; 2 by default")] = None
     num_invented: Annotated[int | None, typer.Option(help="prompts the model makes up")] = None
-    epochs: Annotated[float | None, typer.Option(help="4 by default")] = None
-    batch_size: Annotated[int | None, typer.Option(help="positions; 1024 by default")] = None
+    epochs: Annotated[float | None, typer.Option(help="2 by default")] = None
+    batch_size: Annotated[int | None, typer.Option(help="positions; 512 by default")] = None
     matrix_type: Annotated[
         Literal["F16", "Q8_0", "Q4_0"] | None, typer.Option(help="Q4_0 by default")
     ] = None

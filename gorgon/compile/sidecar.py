@@ -6,7 +6,7 @@ their largest tensor only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -72,11 +72,35 @@ def write(
     Raises:
         HeadsError: when the file cannot be written; nothing is left behind.
     """
+    types = {name: kinds.get(name, default) for name in sidecar.tensors}
+    _replace(target, lambda part: _write_part(part, sidecar, base, types))
+
+
+def write_calibrated(
+    target: Path,
+    source: Path,
+    calibration: Sequence[Calibration],
+    provenance: Mapping[str, str | int | float],
+) -> None:
+    """Write ``target``: the heads file ``source`` with another calibration, all else as it is.
+
+    Args:
+        target: the file to write; may be ``source``.
+        source: a heads file.
+        calibration: one map a depth, or none at all.
+        provenance: further ``medusa.training.*``, in place of those of the same name.
+
+    Raises:
+        HeadsError: when the file cannot be written; nothing is left behind.
+    """
+    _replace(target, lambda part: _copy(part, source, calibration, provenance))
+
+
+def _replace(target: Path, make: Callable[[Path], None]) -> None:
+    """Let ``make`` write beside ``target``, which gets that content only when it is complete."""
     part = target.with_name(target.name + ".part")
     try:
-        _write_part(
-            part, sidecar, base, {name: kinds.get(name, default) for name in sidecar.tensors}
-        )
+        make(part)
         part.replace(target)
     except OSError as error:
         raise HeadsError(
@@ -84,6 +108,36 @@ def write(
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _copy(
+    part: Path,
+    source: Path,
+    calibration: Sequence[Calibration],
+    provenance: Mapping[str, str | int | float],
+) -> None:
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(part, "medusa")
+    replaced = {"general.architecture", *(f"medusa.training.{name}" for name in provenance)}
+    try:
+        for name, field_ in reader.fields.items():
+            if name in replaced or name.startswith(("GGUF.", "medusa.calibration.")):
+                continue
+            is_list = field_.types[0] == gguf.GGUFValueType.ARRAY
+            kind = field_.types[-1] if is_list else None
+            writer.add_key_value(name, field_.contents(), field_.types[0], sub_type=kind)
+        _add_calibration(writer, calibration)
+        _add_provenance(writer, provenance)
+        for tensor in reader.tensors:
+            shape, size = tensor.data.shape, tensor.data.nbytes
+            kind_of = tensor.data.dtype
+            writer.add_tensor_info(tensor.name, shape, kind_of, size, tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in reader.tensors:
+            writer.write_tensor_data(tensor.data)
+    finally:
+        writer.close()
 
 
 def _write_part(part: Path, sidecar: Sidecar, base: ModelInfo, kinds: Mapping[str, int]) -> None:
@@ -137,17 +191,22 @@ def _add_keys(writer: gguf.GGUFWriter, sidecar: Sidecar, base: ModelInfo) -> Non
     writer.add_string("medusa.base.fingerprint", base.fingerprint)
     for name, number in sidecar.numbers.items():
         writer.add_uint32(f"medusa.{name}", number)
-    for head, calibration in enumerate(sidecar.calibration):
+    _add_calibration(writer, sidecar.calibration)
+    _add_provenance(writer, sidecar.provenance)
+
+
+def _add_calibration(writer: gguf.GGUFWriter, maps: Sequence[Calibration]) -> None:
+    for head, calibration in enumerate(maps):
         writer.add_array(f"medusa.calibration.{head}.x", calibration.x.tolist())
         writer.add_array(f"medusa.calibration.{head}.y", calibration.y.tolist())
-    for name, value in sidecar.provenance.items():
-        _add_provenance(writer, f"medusa.training.{name}", value)
 
 
-def _add_provenance(writer: gguf.GGUFWriter, key: str, value: str | int | float) -> None:
-    if isinstance(value, str):
-        writer.add_string(key, value)
-    elif isinstance(value, int):
-        writer.add_uint64(key, value)
-    else:
-        writer.add_float32(key, value)
+def _add_provenance(writer: gguf.GGUFWriter, provenance: Mapping[str, str | int | float]) -> None:
+    for name, value in provenance.items():
+        key = f"medusa.training.{name}"
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, int):
+            writer.add_uint64(key, value)
+        else:
+            writer.add_float32(key, value)

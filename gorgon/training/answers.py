@@ -131,8 +131,9 @@ class Answerer:
 
 
 def _draw(logits: Floats, temperature: float, random: np.random.Generator) -> int:
-    """A sample by the Gumbel-max trick; the argmax at temperature 0."""
+    """A sample by the inverse of the cumulative distribution; the argmax at temperature 0."""
     if temperature == 0.0:
         return int(logits.argmax())
-    noise = random.gumbel(size=len(logits))
-    return int((logits + temperature * noise).argmax())
+    weights = np.exp((logits - logits.max()) / temperature)
+    totals = np.cumsum(weights, dtype=np.float64)
+    return int(np.searchsorted(totals, random.random() * totals[-1], side="right"))

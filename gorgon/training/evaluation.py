@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gorgon.training.batches import Batches
-from gorgon.training.calibration import Calibration, fit
+from gorgon.training.calibration import Calibration
 from gorgon.training.corpus import Corpus
 from gorgon.training.heads import Heads
 
@@ -23,8 +23,6 @@ Bools = npt.NDArray[np.bool_]
 Longs = npt.NDArray[np.int64]
 
 NUM_RANKS = 10
-_CALIBRATED_RANKS = 5
-_CALIBRATION_BINS = 64
 _BEAM = 4
 _CHILDREN = 8
 _CHUNK = 1024
@@ -52,17 +50,6 @@ class Survey:
         """Right tokens of a chain of ``length`` first guesses, at each position."""
         first = (self.right[:length, :, 0] & self.known[:length]).astype(np.int64)
         return np.asarray(first.cumprod(0).sum(0))
-
-    def pairs(self, depth: int) -> tuple[Floats, Bools]:
-        """Confidence and outcome of each of the first guesses at ``depth``, flat."""
-        known = self.known[depth]
-        confidence = self.confidence[depth, known, :_CALIBRATED_RANKS].ravel()
-        return confidence, self.right[depth, known, :_CALIBRATED_RANKS].ravel()
-
-    def calibrate(self) -> tuple[Calibration, ...]:
-        """One map per depth, from its own guesses; see ``gorgon.training.calibration``."""
-        depths = range(len(self.known))
-        return tuple(fit(*self.pairs(depth), _CALIBRATION_BINS) for depth in depths)
 
 
 @dataclass(frozen=True, slots=True)

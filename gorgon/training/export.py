@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gorgon.compile.sidecar import Sidecar, write
 from gorgon.llama.model import ModelInfo
-from gorgon.training.calibration import Calibration
 from gorgon.training.heads import WINDOW_WIDTH, HeadsConfig
 from gorgon.training.quantisation import MatrixType
 
@@ -34,10 +33,9 @@ def export(
     token_ids: npt.NDArray[np.int32],
     base: ModelInfo,
     kinds: Mapping[str, MatrixType],
-    calibration: Sequence[Calibration],
     provenance: Mapping[str, str | int | float],
 ) -> None:
-    """Write ``target``; it appears under its name only when complete.
+    """Write ``target``, without calibration; it appears under its name only when complete.
 
     Args:
         target: the heads file.
@@ -46,7 +44,6 @@ def export(
         token_ids: the token of each output row.
         base: the model they were trained for.
         kinds: type of the matrices: ``output.weight`` and, as ``block``, of all others.
-        calibration: one map a depth.
         provenance: what becomes ``medusa.training.*``.
 
     Raises:
@@ -65,7 +62,6 @@ def export(
         output="own",
         tensors=tensors,
         token_ids=token_ids,
-        calibration=tuple(calibration),
         numbers=numbers,
         provenance=provenance,
     )

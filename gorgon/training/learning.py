@@ -40,6 +40,18 @@ class Learning:
         Raises:
             TrainingError: when a checkpoint cannot be written.
         """
+        try:
+            yield from self._steps(batches, held_out)
+        except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, here or in who takes what is yielded
+            self._save(self._last)
+            raise
+        self._save(self._last)
+        if self._kept.exists():
+            self._trainer.restore(self._kept)
+
+    def _steps(
+        self, batches: Iterator[Batch], held_out: Callable[[], Iterable[Batch]]
+    ) -> Iterator[float]:
         trainer, saved = self._trainer, time.monotonic()
         num_steps = trainer.schedule.num_steps
         interval = max(1, num_steps // _NUM_LOOKS)
@@ -51,9 +63,6 @@ class Learning:
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 self._save(self._last)
                 saved = time.monotonic()
-        self._save(self._last)
-        if self._kept.exists():
-            trainer.restore(self._kept)
 
     def _look(self, batches: Iterable[Batch]) -> None:
         if self._trainer.rounded and not self._rounded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import json
 import lzma
 from collections import Counter
@@ -83,12 +84,17 @@ def split(texts: Sequence[str], held_out: int, seed: int) -> tuple[list[str], li
 
 
 def answer_jobs(
-    prompts: Iterable[Sequence[int]], max_tokens: int, seed: int, first: int = 0
+    prompts: Iterable[Sequence[int]], num_answers: int, max_tokens: int, seed: int
 ) -> Iterator[Job]:
-    """Every second prompt answered greedily, the others at temperatures of 0.5 to 1.0."""
-    for index, tokens in enumerate(prompts, first):
+    """Answers to each prompt: one greedy, the others at temperatures of 0.5 to 1.0.
+
+    With a single one, every second prompt is answered greedily.
+    """
+    numbers = itertools.product(prompts, range(num_answers))
+    for index, (tokens, number) in enumerate(numbers):
         temperature = np.random.default_rng([seed, index]).uniform(*_ANSWER_TEMPERATURES)
-        yield Job(index, tokens, float(temperature) if index % 2 else 0.0, max_tokens)
+        is_greedy = number == 0 if num_answers > 1 else index % 2 == 0
+        yield Job(index, tokens, 0.0 if is_greedy else float(temperature), max_tokens)
 
 
 def invention_jobs(empty_turn: Sequence[int], count: int, seed: int) -> Iterator[Job]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gorgon.errors import TrainingError
 from gorgon.training.batches import Batches
-from gorgon.training.calibration import Calibration, fit, gaps
+from gorgon.training.calibration import gaps
 from gorgon.training.corpus import Corpus, Longs
 from gorgon.training.evaluation import (
     NUM_RANKS,
@@ -22,6 +22,7 @@ from gorgon.training.evaluation import (
     accepted_by_trees,
     tokens_per_step,
 )
+from gorgon.training.served import Tested, calibrate
 
 _TREE_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MAX_TREE_TEXTS = 24  # growing trees costs 16 times a survey
@@ -36,7 +37,7 @@ def make_report(
     texts: Longs,
     batches: Batches,
     found: Survey,
-    calibration: Sequence[Calibration],
+    tested: Sequence[Tested],
 ) -> None:
     """Write ``*.txt`` and ``*.png`` beside the file ``heads``.
 
@@ -46,19 +47,20 @@ def make_report(
         corpus: answers; ``texts`` of them, greedy, were not trained on.
         batches: of the corpus.
         found: the heads' guesses on those texts.
-        calibration: fitted on them.
+        tested: what the served heads stated about them, uncalibrated.
 
     Raises:
         TrainingError: when a file cannot be written.
     """
     some = texts[:_MAX_TREE_TEXTS]
+    calibration = calibrate(tested)
     accepted = accepted_by_trees(subject, batches, corpus.positions(some), calibration, _TREE_SIZES)
     trees = {size: tokens_per_step(corpus, some, counts) for size, counts in accepted.items()}
     chains = {
         length: tokens_per_step(corpus, texts, found.accepted(length))
         for length in range(1, len(calibration) + 1)
     }
-    stated = [_checked(found, depth) for depth in range(len(calibration))]
+    stated = _checked(tested, texts)
     try:
         lines = _lines(heads, found.accuracy(), chains, trees, stated)
         heads.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -67,14 +69,14 @@ def make_report(
         raise TrainingError(f"{heads}: no room for the report: {error.strerror}") from error
 
 
-def _checked(found: Survey, depth: int) -> Gaps:
-    """Stated and measured survival where the map was fitted on the other half."""
-    confidence, right = found.pairs(depth)
-    half = len(confidence) // 2
-    if not half:
-        return []
-
-    return gaps(fit(confidence[:half], right[:half], 64)(confidence[half:]), right[half:])
+def _checked(tested: Sequence[Tested], texts: Longs) -> list[Gaps]:
+    """Stated and measured survival in every second text, the maps fitted on the others."""
+    fitted = calibrate([depth.of(texts[::2]) for depth in tested])
+    others = [depth.of(texts[1::2]) for depth in tested]
+    return [
+        gaps(knots(depth.stated.ravel()), depth.came.ravel())
+        for knots, depth in zip(fitted, others, strict=True)
+    ]
 
 
 def _lines(

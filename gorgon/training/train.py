@@ -7,6 +7,7 @@ Stages, each going on where an earlier run of the same command stopped:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -21,8 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from gorgon.compile.sidecar import write_calibrated
 from gorgon.config import EngineSettings
 from gorgon.errors import TrainingError
+from gorgon.llama.heads import load_heads
 from gorgon.llama.model import Model, ModelInfo
 from gorgon.training.batches import Batches, frequent_tokens, shuffled
 from gorgon.training.corpus import Corpus, CorpusWriter, Ints, Longs, open_corpus
@@ -33,6 +36,7 @@ from gorgon.training.learning import Learning
 from gorgon.training.prompts import Encode, Job, answer_jobs, read_prompts, split
 from gorgon.training.quantisation import round_to
 from gorgon.training.report import make_report
+from gorgon.training.served import calibrate, walk
 from gorgon.training.settings import TrainingSettings
 from gorgon.training.trainer import Schedule, Trainer
 from gorgon.training.writing import (
@@ -46,7 +50,7 @@ from gorgon.training.writing import (
 
 logger = logging.getLogger("gorgon.training")
 
-_MEASURED_POSITIONS = 8192
+_MEASURED_POSITIONS = 2048  # for a look at the held-out loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def train(settings: TrainingSettings, engine: EngineSettings, model: Model, enco
     corpus, first_held_out = _write_corpus(settings, engine, model, encode, device)
     base = _load_base(model.info, device)
     trainer, token_ids = _train_heads(settings, corpus, first_held_out, base)
-    _finish(settings, corpus, first_held_out, base, trainer, token_ids)
+    _finish(settings, engine, corpus, first_held_out, base, trainer, token_ids)
     if settings.work is None:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -142,16 +146,17 @@ def _write_corpus(
     writer = CorpusWriter(settings.work_folder / "answers", model.info.num_embd)
     try:
         to_train += _invented(settings, author, encode)
-        jobs = list(answer_jobs(to_train, settings.max_tokens, settings.seed))
+        jobs = list(answer_jobs(to_train, settings.num_answers, settings.max_tokens, settings.seed))
+        first_held_out = len(jobs)
         jobs += [
-            Job(len(to_train) + i, tokens, 0.0, settings.max_tokens)
+            Job(first_held_out + i, tokens, 0.0, settings.max_tokens)
             for i, tokens in enumerate(to_measure)
         ]
         _write_answers(author, jobs, writer)
     finally:
         writer.close()
         author.close()
-    return open_corpus(settings.work_folder / "answers", model.info.num_embd), len(to_train)
+    return open_corpus(settings.work_folder / "answers", model.info.num_embd), first_held_out
 
 
 def _make_author(
@@ -206,7 +211,8 @@ def _load_base(info: ModelInfo, device: torch.device) -> Base:
     embedding = load("token_embd.weight")
     own = info.output_tensor != "token_embd.weight"
     output = load(info.output_tensor) if own else embedding
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    halves = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    dtype = torch.bfloat16 if halves else torch.float32
     return Base(info, embedding.to(dtype), output)
 
 
@@ -242,6 +248,7 @@ def _train_heads(
 
 def _finish(
     settings: TrainingSettings,
+    engine: EngineSettings,
     corpus: Corpus,
     first_held_out: int,
     base: Base,
@@ -262,8 +269,8 @@ def _finish(
     cpu = Base(base.info, embedding, base.output.cpu())
     texts = np.flatnonzero(corpus.jobs >= first_held_out)
     batches = _batches(corpus, token_ids, cpu, config)
-    found = survey(subject, batches, corpus.positions(texts))
-    calibration = found.calibrate()
+    positions = corpus.positions(texts)
+    found = survey(subject, batches, positions)
     provenance: dict[str, str | int | float] = {
         "answer_tokens": corpus.num_answer_tokens,
         "texts": corpus.num_texts,
@@ -272,8 +279,13 @@ def _finish(
         "seed": settings.seed,
     }
     kinds = {"block": kind, "output.weight": kind}
-    export(settings.out, config, weights, token_ids, base.info, kinds, calibration, provenance)
-    make_report(settings.out, subject, corpus, texts, batches, found, calibration)
+    raw = settings.work_folder / "raw.medusa.gguf"
+    export(raw, config, weights, token_ids, base.info, kinds, provenance)
+    with contextlib.closing(load_heads(raw, base.info, engine)) as served:
+        tested = walk(served, corpus, texts)
+    calibration = calibrate(tested)
+    write_calibrated(settings.out, raw, calibration, {"calibration_positions": len(positions)})
+    make_report(settings.out, subject, corpus, texts, batches, found, tested)
 
 
 def _batches(corpus: Corpus, token_ids: Ints, base: Base, config: HeadsConfig) -> Batches:

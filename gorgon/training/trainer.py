@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from gorgon.errors import TrainingError
 from gorgon.training.batches import Batch
@@ -54,7 +55,7 @@ class Trainer:
         self.heads = make_heads(config, output).to(device)
         on_gpu = device.type == "cuda"
         self._optimiser = torch.optim.AdamW(
-            self.heads.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=on_gpu
+            self.heads.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
         self._loss: Callable[..., Tensor] = torch.compile(mixed_loss) if on_gpu else mixed_loss
         self.rounded = False
@@ -78,7 +79,8 @@ class Trainer:
         before = self.config.num_before
         dtype = self.embedding.dtype
         skipped = batch.hidden.shape[1] - 1 - before
-        with torch.autocast(self.embedding.device.type, torch.bfloat16, self._is_half):
+        on_halves = torch.autocast(self.embedding.device.type, torch.bfloat16, self._is_half)
+        with on_halves, parametrize.cached():  # rounded once, not at every depth
             states = self.heads.states(
                 batch.hidden[:, : 1 + before].to(dtype), batch.tokens[:, skipped:], self.embedding
             )

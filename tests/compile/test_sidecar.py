@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from gorgon.compile.sidecar import Sidecar, write
+from gorgon.compile.sidecar import Sidecar, write, write_calibrated
 from gorgon.errors import HeadsError
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.model import ModelInfo, inspect
@@ -68,3 +68,25 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(HeadsError, match="No space left"):
         write(tmp_path / "heads.gguf", _sidecar(), base, {})
     assert [path.name for path in tmp_path.iterdir()] == ["base.gguf"]
+
+
+def test_another_calibration_leaves_all_else_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "heads.gguf"
+    write(path, _sidecar(), _base(tmp_path / "base.gguf"), {})
+    before = gguf.GGUFReader(path)
+    kept = {
+        name: field.contents()
+        for name, field in before.fields.items()
+        if not name.startswith(("GGUF.", "medusa.calibration.", "medusa.training.tokens"))
+    }
+    weights = [(t.name, t.tensor_type, t.data.tobytes()) for t in before.tensors]
+    other = Calibration(np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.25, 1.0]))
+    write_calibrated(path, path, [other, MAP], {"tokens": 3})
+    after = gguf.GGUFReader(path)
+    found = {name: field.contents() for name, field in after.fields.items()}
+    assert {name: found[name] for name in kept} == kept
+    assert [(t.name, t.tensor_type, t.data.tobytes()) for t in after.tensors] == weights
+    assert found["medusa.calibration.0.y"] == [0.0, 0.25, 1.0]
+    assert found["medusa.training.tokens"] == 3
+    write_calibrated(path, path, [], {})
+    assert not [name for name in gguf.GGUFReader(path).fields if "calibration" in name]

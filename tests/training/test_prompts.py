@@ -48,9 +48,16 @@ def test_half_of_the_answers_are_greedy_and_the_split_is_clean() -> None:
     kept, held_out = split([str(i) for i in range(100)], 10, seed=3)
     assert len(kept) == 90
     assert not set(kept) & set(held_out)
-    jobs = list(answer_jobs([[1]] * 100, 8, seed=0))
+    jobs = list(answer_jobs([[1]] * 100, 1, 8, seed=0))
     assert sum(job.temperature == 0 for job in jobs) == 50
     assert all(job.temperature == 0 or 0.5 <= job.temperature <= 1 for job in jobs)
+
+
+def test_no_prompt_is_answered_greedily_twice() -> None:
+    jobs = list(answer_jobs([[1], [2]], 3, 8, seed=0))
+    assert [job.tokens[0] for job in jobs] == [1, 1, 1, 2, 2, 2]
+    assert [job.temperature == 0 for job in jobs] == [True, False, False] * 2
+    assert [job.index for job in jobs] == list(range(6))
 
 
 def test_the_empty_turn_is_what_all_prompts_share() -> None:
