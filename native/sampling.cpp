@@ -8,10 +8,7 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// The likeliest token of each of some rows.
-EXPORT void gorgon_kernels_likeliest(const float * logits, int64_t rows, int64_t n, int32_t * tokens) {
-    for (int64_t row = 0; row < rows; row++) tokens[row] = registered_kernels()->likeliest(logits + row * n, n);
-}
+EXPORT int64_t gorgon_kernels_likeliest(const float * logits, int64_t n) { return registered_kernels()->likeliest(logits, n); }
 
 EXPORT void * gorgon_kernels_new_random(uint32_t seed) { return new std::mt19937(seed); }
 EXPORT void gorgon_kernels_free_random(void * random) { delete static_cast<std::mt19937 *>(random); }

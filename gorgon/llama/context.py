@@ -18,7 +18,6 @@ import numpy as np
 from gorgon.backend import BatchRow, Floats, Output
 from gorgon.config import CacheType, EngineSettings
 from gorgon.errors import DecodeError, ModelError
-from gorgon.llama import kernels
 from gorgon.llama.candidates import Candidates
 from gorgon.llama.library import address_function, collect_errors, llama
 from gorgon.llama.model import Model
@@ -27,7 +26,6 @@ MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of this build of llama.cpp
 _GGML_TYPES: dict[CacheType, int] = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _FLASH_ATTENTION = {False: 0, True: 1}
 _ID_BYTES = _FLOAT_BYTES = 4
-_ROWS_AT_ONCE = 8  # whose likeliest tokens are found together
 _get_logits = address_function("llama_get_logits")
 _get_embeddings = address_function("llama_get_embeddings")
 
@@ -54,9 +52,6 @@ class Context:
         self.candidates = Candidates(model.info.num_vocab)  # for one draw at a time
         self._rows = _Rows(self.max_rows)
         self._outputs = _Outputs(model.info.num_vocab, model.info.num_embd)
-        self._native = kernels.sampling()
-        self._likeliest: dict[int, list[int]] = {}  # of the last output, by group of rows
-        self._tokens = (ctypes.c_int32 * _ROWS_AT_ONCE)()
         self._row_bytes = _FLOAT_BYTES * model.info.num_vocab
         self._embeddings = True
 
@@ -99,23 +94,6 @@ class Context:
         addresses = _get_logits(self.handle), _get_embeddings(self.handle)
         return self._outputs.at(addresses, len(rows))
 
-    def likeliest(self, output: Output, row: int) -> int:
-        """The token with the highest logit in ``row``, the first of several.
-
-        The native library finds those of some rows in one call: most of them are asked for, too.
-        """
-        if self._native is None or output is not self._outputs.last:
-            return int(output.logits[row].argmax())
-        group = row // _ROWS_AT_ONCE
-        tokens = self._likeliest.get(group)
-        if tokens is None:
-            first = group * _ROWS_AT_ONCE
-            count, width = min(_ROWS_AT_ONCE, len(output.logits) - first), output.logits.shape[1]
-            found, address = self._tokens, self.address(output, first)
-            self._native.gorgon_kernels_likeliest(address, count, width, found)
-            tokens = self._likeliest[group] = found[:count]
-        return tokens[row % _ROWS_AT_ONCE]
-
     def address(self, output: Output, row: int) -> int:
         """Where the logits of ``row`` lie in memory; found fastest for the last ``output``."""
         if output is self._outputs.last:
@@ -127,7 +105,6 @@ class Context:
         if outputs != self._embeddings:
             llama.llama_set_embeddings(self.handle, outputs)
             self._embeddings = outputs
-        self._likeliest.clear()
         batch = self._rows.fill(rows, outputs)
         code = llama.llama_decode(self.handle, batch)
         if code != 0:

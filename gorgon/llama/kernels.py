@@ -38,7 +38,7 @@ _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
     ("take", None, ctypes.c_bool, ctypes.c_bool),
     ("packs", ctypes.c_bool, ctypes.c_int, ctypes.c_int64, ctypes.c_int64),
     ("buffer_type", ctypes.c_void_p),
-    ("likeliest", None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p),
+    ("likeliest", ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64),
     ("new_random", ctypes.c_void_p, ctypes.c_uint32),
     ("free_random", None, ctypes.c_void_p),
     (

@@ -31,11 +31,14 @@ class GreedySampler:
     failure = None
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self._context, self._native = context, kernels.sampling()
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""
-        return self._context.likeliest(output, row)
+        if self._native is None:
+            return int(output.logits[row].argmax())
+        address, count = self._context.address(output, row), output.logits.shape[1]
+        return int(self._native.gorgon_kernels_likeliest(address, count))
 
     def observe(self, token: int) -> None:
         """Greedy decoding remembers nothing."""
