@@ -20,7 +20,7 @@ _SHAPE_RATE = 0.03  # and into its own n,
 _FIRST_SHAPE_RATE = 0.1  # more of the first few: a measurement knows no drafting and few contexts
 _MOST_DIP = 1.3  # t(n) over the least t of any larger n, as far as kernels are known to differ
 _SAME_CONTEXT = 16.0  # cells within which t(n) is taken to be the same
-_MAX_DEVIATION = math.log(2.0)  # a step that was interrupted says no more than this
+_MAX_ERROR = 0.7  # relative: a step that was interrupted says no more than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,9 @@ class StepCost:
             seconds = max(seconds - self.change, 0.5 * seconds)
         self._last = num_tokens
         shape = self._shape_at(context)
-        error = math.log(seconds / shape[num_tokens]) - self._drift
-        error = min(max(error, -_MAX_DEVIATION), _MAX_DEVIATION)
+        # The mean, not the median, of what steps take decides how many tokens come in a second.
+        expected = shape[num_tokens] * math.exp(self._drift)
+        error = min(seconds / expected - 1.0, _MAX_ERROR)
         self._drift += _DRIFT_RATE * error
         self._visits[i] += 1
         learnt = max(_SHAPE_RATE, _FIRST_SHAPE_RATE / self._visits[i]) * error
