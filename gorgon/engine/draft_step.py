@@ -10,6 +10,8 @@ from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.habit import Plan
 from gorgon.speculation.tree import DraftTree, Source
 
+MARGIN = 1.02  # by which drafts must seem better than none
+
 
 class DraftStep:
     """What is known while the drafts of a step are chosen.
@@ -20,6 +22,7 @@ class DraftStep:
         free: indices of those whose trees are to be chosen.
         curve: seconds of a step by its tokens, as far as there is room.
         plan: the number of drafts, where it is not for this step to choose.
+        trust: what drafts really brought lately, over what was expected.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class DraftStep:
         free: list[int],
         curve: Seq[float],
         plan: Plan | None = None,
+        trust: float = 1.0,
     ) -> None:
         self.candidates, self.sequences, self.free = candidates, sequences, free
         self._num_sure, self._curve = len(candidates), curve
@@ -37,7 +41,7 @@ class DraftStep:
         self._num_wanted = self._num_room if plan is None else plan.width
         self._ranked: list[int] = []
         self._least_ranked = 0.0
-        self._plan, self.spent = plan, 0.0
+        self._plan, self._trust, self.spent = plan, trust, 0.0
         self.survivals: list[float] = []
         self.choice = self._choose(0.0)
 
@@ -54,7 +58,8 @@ class DraftStep:
 
     def _choose(self, spent: float) -> budget.Choice:
         if self._plan is None:
-            return budget.choose(self.survivals, self._num_sure, self._curve, spent)
+            least_gain = MARGIN / self._trust
+            return budget.choose(self.survivals, self._num_sure, self._curve, spent, least_gain)
         return budget.Choice(min(self._plan.num_drafts, self._num_room), self._plan.rate)
 
     def floor(self) -> float:
@@ -75,6 +80,12 @@ class DraftStep:
             return self._least_ranked
         num_tokens = self._num_sure + self.choice.num_drafts
         return budget.least_survival(num_tokens, self._curve, self.choice.rate)
+
+    def expected(self) -> tuple[float, float]:
+        """Tokens and seconds of the step with the drafts that were chosen."""
+        count = self.choice.num_drafts
+        tokens = self._num_sure + sum(self.survivals[:count])
+        return tokens, self._curve[self._num_sure + count] + self.spent
 
     def trees(self) -> list[DraftTree]:
         """The trees of the fixed drafts and the likeliest of the others, as last chosen.

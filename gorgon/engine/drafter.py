@@ -28,6 +28,7 @@ from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
 from gorgon.speculation.habit import Habit
+from gorgon.speculation.hindsight import Hindsight
 from gorgon.speculation.lookup import LookupSurvival, Match
 from gorgon.speculation.survival import Inheritance, apply_all
 from gorgon.speculation.tree import MAX_NODES, ROOT_SHAPE, DraftTree, Source, TreeShape, from_paths
@@ -72,7 +73,10 @@ class Drafter:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend, self.cost, self._clock = backend, cost, clock
-        self._gate, self._habit = Gate(), habit
+        self._gate, self._habit, self._hindsight = Gate(), habit, Hindsight()
+        self._expected: tuple[float, float] | None = (
+            None  # tokens and seconds of this step's drafts
+        )
         self._lookup = LookupSurvival()
         self._inheritance = Inheritance()
         typical = float(cost.seconds(0.0)[1])
@@ -133,7 +137,7 @@ class Drafter:
             limits: room beside the roots.
             context: cells that attention reads for each token, for the cost of the step.
         """
-        self.heads_time = 0.0
+        self.heads_time, self._expected = 0.0, None
         roots = [sequence.tokens[-1] for sequence in sequences]
         candidates = Candidates(roots, [sequence.num_remaining - 1 for sequence in sequences])
         self._add_fixed(candidates, sequences, limits.drafts)
@@ -142,16 +146,20 @@ class Drafter:
             return candidates.trees(range(len(roots), len(candidates)))
         num_sure = len(candidates)
         most = len(roots) + min(limits.drafts, (MAX_NODES - 1) * len(free))
+        trust = self._hindsight.factor(len(roots))
         if self._habit is None:
-            step = DraftStep(candidates, sequences, free, self.cost.next_curve(context, most))
+            curve = self.cost.next_curve(context, most)
+            step = DraftStep(candidates, sequences, free, curve, trust=trust)
             self._ask_sources(step)
-            return step.trees()
-        curve = self.cost.curve(context, most)
-        plan = self._habit.plan(num_sure, self.cost.last_size, curve)
-        step = DraftStep(candidates, sequences, free, curve, plan)
-        if plan.width:
-            self._ask_sources(step)
-            self._habit.learn(num_sure, plan, step.survivals, step.spent)
+        else:
+            curve = self.cost.curve(context, most)
+            plan = self._habit.plan(num_sure, self.cost.last_size, curve, trust)
+            step = DraftStep(candidates, sequences, free, curve, plan)
+            if plan.width:
+                self._ask_sources(step)
+                self._habit.learn(num_sure, plan, step.survivals, step.spent)
+        if num_sure == len(free) and (step.choice.num_drafts or step.spent):
+            self._expected = step.expected()
         return step.trees()
 
     def _ask_sources(self, step: DraftStep) -> None:
@@ -345,6 +353,24 @@ class Drafter:
         return found
 
     # -- feedback ---------------------------------------------------------------------------------
+
+    def observe(
+        self, num_requests: int, num_rows: int, context: float, tokens: int, seconds: float
+    ) -> None:
+        """Learn from a step as a whole.
+
+        Args:
+            num_requests: who took part.
+            num_rows: tokens computed.
+            context: as ``propose`` was told.
+            tokens: what came of it.
+            seconds: what it took, the heads included.
+        """
+        self.cost.observe(num_rows, context, seconds - self.heads_time)
+        if self._expected is None:
+            self._hindsight.forget(num_requests)
+        else:
+            self._hindsight.learn(num_requests, self._expected, (tokens, seconds))
 
     def learn(self, sequence: Sequence, tree: DraftTree, accepted: Accepted) -> None:
         """Compare what was stated with what came.

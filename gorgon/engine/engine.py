@@ -211,8 +211,8 @@ class Engine:
         self.pool.commit([(p, a.path) for p, a in zip(placements, accepted, strict=True)])
         self._learn(placements, accepted, output)
         self.times.heads = self.drafter.heads_time
-        seconds = time.perf_counter() - began - self.times.heads
-        self.drafter.cost.observe(len(rows), context, seconds)
+        tokens, seconds = sum([len(a.tokens) for a in accepted]), time.perf_counter() - began
+        self.drafter.observe(len(sequences), len(rows), context, tokens, seconds)
         return [self._update(p, a, output) for p, a in zip(placements, accepted, strict=True)]
 
     def _forward(self, rows: list[BatchRow]) -> Output:

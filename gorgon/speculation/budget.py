@@ -20,7 +20,11 @@ class Choice(NamedTuple):
 
 
 def choose(
-    survivals: Sequence[float], num_roots: int, seconds: Sequence[float], spent: float = 0.0
+    survivals: Sequence[float],
+    num_roots: int,
+    seconds: Sequence[float],
+    spent: float = 0.0,
+    least_gain: float = 1.0,
 ) -> Choice:
     """The number of drafts that maximises expected tokens a second.
 
@@ -34,16 +38,18 @@ def choose(
         num_roots: requests in the step, one token each for sure.
         seconds: t(n) for n = 0, 1, ...; n beyond its end is not considered.
         spent: seconds already spent on drafting in this step.
+        least_gain: how many times as many tokens a second there must be with drafts as without.
     """
     tokens = float(num_roots)
-    best, best_rate = 0, tokens / (seconds[num_roots] + spent)
+    plain = tokens / (seconds[num_roots] + spent)
+    best, best_rate = 0, least_gain * plain
     times = seconds[num_roots + 1 :]
     for count, (survival, time) in enumerate(zip(survivals, times, strict=False), 1):
         tokens += survival
         rate = tokens / (time + spent)
         if rate > best_rate:
             best, best_rate = count, rate
-    return Choice(best, best_rate)
+    return Choice(best, best_rate if best else plain)
 
 
 def least_survival(num_tokens: int, seconds: Sequence[float], rate: float) -> float:

@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 _DRIFT_RATE = 0.05  # of what one step deviates, taken into the whole curve
 _SHAPE_RATE = 0.03  # and into its own n,
+_FEW_VISITS = 5  # of a size, before it is known for itself
 _FIRST_SHAPE_RATE = 0.1  # more of the first few: a measurement knows no drafting and few contexts
 _MOST_DIP = 1.3  # t(n) over the least t of any larger n, as far as kernels are known to differ
 _SAME_CONTEXT = 16.0  # cells within which t(n) is taken to be the same
@@ -117,8 +118,15 @@ class StepCost:
         self._drift += _DRIFT_RATE * error
         self._visits[i] += 1
         learnt = max(_SHAPE_RATE, _FIRST_SHAPE_RATE / self._visits[i]) * error
-        self._deviation[i] += learnt
-        shape[num_tokens] *= math.exp(learnt)
+        # Sizes that are as good as unknown follow their neighbours: else the choice would always
+        # fall on those whose cost was never found out.
+        reach = num_tokens // 3
+        for j in range(max(0, i - reach), min(self.max_tokens, i + reach + 1)):
+            if j == i or self._visits[j] < _FEW_VISITS:
+                part = learnt * (1.0 - abs(j - i) / (reach + 1))
+                self._deviation[j] += part
+                if j + 1 < len(shape):
+                    shape[j + 1] *= math.exp(part)
 
     def _shape_at(self, context: float) -> list[float]:
         """t(n) without the drift, kept from step to step until the context has moved."""

@@ -64,24 +64,27 @@ class Habit:
         self._max_drafts = self._sizes[-1]
         self._records: dict[int, _Record] = {}
 
-    def plan(self, num_roots: int, last: int, seconds: Sequence[float]) -> Plan:
+    def plan(self, num_roots: int, last: int, seconds: Sequence[float], trust: float = 1.0) -> Plan:
         """How many drafts the next step carries.
 
         Args:
             num_roots: requests in the step, one token each for sure.
             last: tokens of the step before.
             seconds: t(n) for n = 0, 1, ..., no change counted in; n beyond its end is impossible.
+            trust: what drafts really brought lately, over what was expected.
         """
         record = self._records.get(num_roots)
         if record is None:
             return Plan(0, True, num_roots / seconds[num_roots])
         if record.undecided:
-            self._decide(record, num_roots, last, seconds)
+            self._decide(record, num_roots, last, seconds, trust)
         record.wait -= 1
         count = self._counts(num_roots, min(len(seconds) - 1, num_roots + record.kept))[-1]
         return Plan(count, record.wait <= 0, _rate(record, count, num_roots, seconds))
 
-    def _decide(self, record: _Record, num_roots: int, last: int, seconds: Sequence[float]) -> None:
+    def _decide(
+        self, record: _Record, num_roots: int, last: int, seconds: Sequence[float], trust: float
+    ) -> None:
         """Keep the number of drafts that is best in the long run, a change to it counted in."""
         change = self._change / (_LESSONS * _INTERVAL)
         rates = {
@@ -89,7 +92,7 @@ class Habit:
             for count in self._counts(num_roots, len(seconds) - 1)
         }
         best = max(rates, key=rates.__getitem__)
-        record.kept = best if rates[best] > _MARGIN * rates[0] else 0
+        record.kept = best if trust * rates[best] > _MARGIN * rates[0] else 0
         record.undecided = False
 
     def learn(self, num_roots: int, plan: Plan, survivals: Sequence[float], spent: float) -> None:

@@ -119,10 +119,12 @@ def _run_request(machine: Machine, drafter: Drafter, cost: StepCost, length: int
     sequence = Sequence(request, sampler, 1, None, 0.0, 0.0, [root], [])
     drafter.start(sequence)
     while sequence.num_remaining > 0:
+        began = machine.now
         (tree,) = drafter.propose([sequence], Limits(63, 63, 63), 32.0)
         machine.now += float(cost.times.seconds[0][0]) * (1 + (len(tree) - 1) * machine.slope)
         accepted = _accept(machine, tree, sequence.num_remaining)
         drafter.learn(sequence, tree, accepted)
+        drafter.observe(1, len(tree), 32.0, len(accepted.tokens), machine.now - began)
         sequence.push_hidden(np.ones((1, 1), np.float32), 0)
         sequence.count(tree, accepted)
         sequence.tokens += accepted.tokens

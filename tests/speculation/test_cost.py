@@ -39,10 +39,23 @@ def test_a_machine_that_slows_down_moves_the_whole_curve() -> None:
 def test_a_size_that_is_dearer_than_measured_stands_out() -> None:
     cost = StepCost(line(), 16)
     for _ in range(300):
-        cost.observe(1, 0, 10.0)
-        cost.observe(4, 0, 26.0)
-    assert cost.seconds(0)[4] / cost.seconds(0)[1] == pytest.approx(2.6, rel=0.1)
-    assert cost.seconds(0)[5] / cost.seconds(0)[1] < 2.0
+        for size, seconds in ((1, 10.0), (4, 26.0), (5, float(line().seconds[0][4]))):
+            cost.observe(size, 0, seconds)
+    ratios = cost.seconds(0) / cost.seconds(0)[1]
+    assert ratios[4] == pytest.approx(2.6, rel=0.1)
+    assert ratios[5] < 2.0
+
+
+def test_a_size_that_was_never_tried_is_as_dear_as_its_neighbours() -> None:
+    cost = StepCost(line(), 16)
+    measured = cost.seconds(0)
+    for _ in range(100):
+        cost.observe(8, 0, 1.5 * measured[8])
+        cost.observe(2, 0, measured[2])
+    assert cost.seconds(0)[9] > 1.2 * measured[9]
+    assert cost.seconds(0)[8] / cost.seconds(0)[2] == pytest.approx(
+        1.5 * measured[8] / measured[2], rel=0.1
+    )
 
 
 def test_one_interrupted_step_changes_little() -> None:
