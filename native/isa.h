@@ -17,6 +17,7 @@ INLINE void fetch_far(const void * p) { _mm_prefetch(static_cast<const char *>(p
 
 #if GORGON_ISA == 512
 
+#define VECTOR(name) _mm512_##name
 constexpr int LANES = 16;
 using Floats = __m512;
 using Ints = __m512i;  // 16 x i32, or 64 bytes
@@ -31,11 +32,19 @@ INLINE Floats abs(Floats a) { return _mm512_abs_ps(a); }
 INLINE Floats round(Floats a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE Floats load_f16(const void * p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(p))); }
 INLINE Floats load_i8(const void * p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p)))); }
+INLINE Floats load_i16(const void * p) { return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i *>(p)))); }
+INLINE Ints i8_to_i16(const void * p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i *>(p))); }
+INLINE void store_quarters(uint16_t * p, int stride, Ints a) {  // 16 bytes each
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_castsi512_si128(a));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p + stride), _mm512_extracti32x4_epi32(a, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p + 2 * stride), _mm512_extracti32x4_epi32(a, 2));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p + 3 * stride), _mm512_extracti32x4_epi32(a, 3));
+}
 INLINE Ints load_u8(const void * p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
 INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 INLINE Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }
 INLINE __m256i to_bytes(const Ints a[2]) { return _mm256_set_m128i(_mm512_cvtepi32_epi8(a[1]), _mm512_cvtepi32_epi8(a[0])); }
-INLINE Floats power_of_two(Floats n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(to_ints(n), _mm512_set1_epi32(127)), 23)); }
+INLINE Floats times_power_of_two(Floats a, Floats n) { return _mm512_scalef_ps(a, n); }
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(limit), _CMP_GE_OQ), y); }
 
 INLINE Ints all(int32_t x) { return _mm512_set1_epi32(x); }
@@ -54,37 +63,9 @@ INLINE uint32_t differ16(const void * p, uint16_t value) {
     return _mm256_cmpneq_epi16_mask(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
 }
 
-// LANES x LANES: out[j * out_stride + i] = element j of read(i)
-template <class Read> INLINE void transpose(const Read & read, float * out, int out_stride) {
-    __m512 a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = read(i);
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    const auto pd = [](__m512 x) { return _mm512_castps_pd(x); };
-    for (int i = 0; i < 16; i += 4) {
-        a[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(b[i]), pd(b[i + 2])));
-        a[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(b[i]), pd(b[i + 2])));
-        a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(b[i + 1]), pd(b[i + 3])));
-        a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(b[i + 1]), pd(b[i + 3])));
-    }
-    for (int i = 0; i < 4; i++) {  // a[4g + i] holds, in its four quarters, columns i, i+4, i+8, i+12 of rows 4g .. 4g+3
-        b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
-        b[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
-        b[i + 8] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
-        b[i + 12] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        store(out + i * out_stride, _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88));
-        store(out + (i + 8) * out_stride, _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd));
-        store(out + (i + 4) * out_stride, _mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0x88));
-        store(out + (i + 12) * out_stride, _mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0xdd));
-    }
-}
-
 #else
 
+#define VECTOR(name) _mm256_##name
 constexpr int LANES = 8;
 using Floats = __m256;
 using Ints = __m256i;  // 8 x i32, or 32 bytes
@@ -99,6 +80,12 @@ INLINE Floats abs(Floats a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 INLINE Floats round(Floats a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE Floats load_f16(const void * p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
 INLINE Floats load_i8(const void * p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p)))); }
+INLINE Floats load_i16(const void * p) { return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p)))); }
+INLINE Ints i8_to_i16(const void * p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
+INLINE void store_quarters(uint16_t * p, int stride, Ints a) {  // of which there are two
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_castsi256_si128(a));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p + stride), _mm256_extracti128_si256(a, 1));
+}
 INLINE Ints load_u8(const void * p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p))); }
 INLINE Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 INLINE Ints to_ints(Floats a) { return _mm256_cvtps_epi32(a); }
@@ -106,7 +93,7 @@ INLINE __m256i to_bytes(const Ints a[4]) {
     const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(a[2], a[3]));  // fours, of low halves first
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
-INLINE Floats power_of_two(Floats n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(to_ints(n), _mm256_set1_epi32(127)), 23)); }
+INLINE Floats times_power_of_two(Floats a, Floats n) { return a * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(to_ints(n), _mm256_set1_epi32(127)), 23)); }
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm256_and_ps(_mm256_cmp_ps(x, all(limit), _CMP_GE_OQ), y); }
 
 INLINE Ints all(int32_t x) { return _mm256_set1_epi32(x); }
@@ -128,33 +115,47 @@ INLINE uint32_t differ16(const void * p, uint16_t value) {
     return ~_mm_movemask_epi8(bytes) & 0xFFFF;
 }
 
-template <class Read> INLINE void transpose(const Read & read, float * out, int out_stride) {
-    __m256 a[8], b[8];
-    for (int i = 0; i < 8; i++) a[i] = read(i);
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; i++) {
-        store(out + i * out_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        store(out + (i + 4) * out_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-    }
-}
-
 #endif
 
+// 8 x 2 LANES: out[j * stride + i] = 16 bits number j of read(i)
+template <class Read> INLINE void transpose(const Read & read, uint16_t * out, int stride) {
+    Ints a[8], b[8];  // three times the number of rows whose parts lie side by side doubles
+    for (int i = 0; i < 8; i++) a[i] = read(i);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = VECTOR(unpacklo_epi16)(a[i], a[i + 1]);
+        b[i + 1] = VECTOR(unpackhi_epi16)(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = VECTOR(unpacklo_epi32)(b[i + j], b[i + j + 2]);
+            a[i + 2 * j + 1] = VECTOR(unpackhi_epi32)(b[i + j], b[i + j + 2]);
+        }
+    for (int i = 0; i < 4; i++) {
+        b[2 * i] = VECTOR(unpacklo_epi64)(a[i], a[i + 4]);
+        b[2 * i + 1] = VECTOR(unpackhi_epi64)(a[i], a[i + 4]);
+    }
+    for (int i = 0; i < 8; i++) store_quarters(out + i * stride, 8 * stride, b[i]);
+}
+
+INLINE float half(const void * p) {
+    uint16_t bits;
+    __builtin_memcpy(&bits, p, sizeof bits);
+    return _cvtsh_ss(bits);
+}
+
+// always in the same order
+INLINE float sum(__m256 a) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
 INLINE float largest(__m256 a) {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
 #if GORGON_ISA == 512
+INLINE float sum(__m512 a) { return sum(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1))); }
 INLINE float largest(__m512 a) { return largest(_mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1))); }
 #endif
 
@@ -227,19 +228,30 @@ template <> struct Dots<255> {
 
 #endif
 
-// e^x for x <= 0, relative error below 1e-7; 0 below -87 (range reduction and minimax polynomial as in Cephes' expf)
+// 2^x for x from -0.5 to 0.5 (minimax polynomial)
+INLINE Floats exp2_fraction(Floats x) {
+    Floats p = all(1.5353362e-4f);
+    p = fma(p, x, all(1.33988739e-3f));
+    p = fma(p, x, all(9.61843692e-3f));
+    p = fma(p, x, all(5.55033237e-2f));
+    p = fma(p, x, all(2.40226477e-1f));
+    p = fma(p, x, all(6.93147182e-1f));
+    return fma(p, x, all(1.0f));
+}
+
+constexpr float LOG2_E = 1.44269504f;
+
+// e^x for x <= 0, relative error about 1e-7; 0 below -87
 INLINE Floats exp_negative(Floats x) {
-    const Floats safe = max(x, all(-88.0f)), n = round(safe * all(1.44269504f));
-    Floats r = fma(n, all(-0.693359375f), safe);
-    r = fma(n, all(2.12194440e-4f), r);
-    Floats p = all(1.9875691500e-4f);
-    p = fma(p, r, all(1.3981999507e-3f));
-    p = fma(p, r, all(8.3334519073e-3f));
-    p = fma(p, r, all(4.1665795894e-2f));
-    p = fma(p, r, all(1.6666665459e-1f));
-    p = fma(p, r, all(5.0000001201e-1f));
-    p = fma(p, r * r, r + all(1.0f));
-    return zero_if_below(x, -87.0f, p * power_of_two(n));
+    const Floats safe = max(x, all(-88.0f)), n = round(safe * all(LOG2_E));
+    const Floats rest = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), safe));
+    return zero_if_below(x, -87.0f, times_power_of_two(exp2_fraction(rest * all(LOG2_E)), n));
+}
+
+// 2^x for x <= 0, relative error below 1e-7; never below 2^-126
+INLINE Floats exp2_negative(Floats x) {
+    const Floats safe = max(x, all(-126.0f)), n = round(safe);
+    return times_power_of_two(exp2_fraction(safe - n), n);
 }
 
 }  // namespace

@@ -120,6 +120,56 @@ def test_bits_do_not_depend_on_other_queries(native: Native, isa: str) -> None:
         np.testing.assert_array_equal(alone.run(isa, 2)[0], together[i])
 
 
+@pytest.mark.parametrize("prefix", [0, 9, 112, 125, 128, 250])
+def test_bits_do_not_depend_on_the_tree(native: Native, isa: str, prefix: int) -> None:
+    """Branches that share tiles of cells or parts of them, at the edges of tiles and chunks."""
+    parents = [-1, 0, 0, 1, 1, 2, 3, 6]
+    case = make(native, len(parents), prefix + len(parents), heads=9, kv_heads=3)
+    case.seen[:] = np.arange(case.seen.shape[1]) < prefix
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            case.seen[node] = case.seen[parent]
+        case.seen[node, prefix + node] = True
+    together = case.run(isa, 2)
+    np.testing.assert_allclose(together, case.run(""), rtol=2e-5, atol=2e-6)
+    for i in range(len(parents)):
+        alone = Case(native, 9, 3, 64, case.q[i : i + 1], case.k, case.v, case.seen[i : i + 1])
+        np.testing.assert_array_equal(alone.run(isa)[0], together[i])
+
+
+def test_masks_and_positions_may_change_in_place(native: Native, isa: str) -> None:
+    case = make(native, 4, 300)
+    case.positions = np.arange(300, dtype=np.int32)
+    args, out = case.args()
+    mask = case.keep[-1]
+    for change in (lambda: mask[:, 40:90].fill(-np.inf), lambda: mask[2].fill(0)):
+        before = native.attend(isa, args, out)
+        change()
+        after = native.attend(isa, args, out)
+        assert (after != before).any()
+        np.testing.assert_allclose(after, native.attend("", args, out), rtol=2e-5, atol=2e-6)
+    case.seen[:] = mask == 0
+    np.random.default_rng(1).shuffle(case.positions)
+    cells = np.argsort(case.positions)
+    seen = np.ascontiguousarray(case.seen[:, cells])
+    in_order = Case(native, 6, 2, 64, case.q, case.k[cells], case.v[cells], seen)
+    everything = case.seen.all(axis=1)  # what sees a text with holes is left in the order of cells
+    assert everything.any()
+    np.testing.assert_array_equal(
+        native.attend(isa, args, out)[everything], in_order.run(isa)[everything]
+    )
+
+
+def test_masks_are_added_to_the_scores(native: Native, isa: str) -> None:
+    case = make(native, 3, 300)
+    args, out = case.args()
+    mask = case.keep[-1]
+    mask[1] += np.random.default_rng(2).normal(0, 2, 300).astype(np.float16)
+    biased = native.attend(isa, args, out)
+    np.testing.assert_allclose(biased, native.attend("", args, out), rtol=2e-5, atol=2e-6)
+    assert (biased[1] != case.run(isa)[1]).any()
+
+
 def test_bits_depend_on_the_visible_cells_alone(native: Native, isa: str) -> None:
     """Holes, padding and whatever lies in hidden cells, even NaN, leave no trace."""
     dense = make(native, 4, 333)
