@@ -352,6 +352,15 @@ class Drafter:
         cost.observe(rows, elapsed)
         return found
 
+    def reads_states(self, sequences: Seq[Sequence]) -> bool:
+        """Whether the heads may soon be asked, and so want the states of the steps from now on."""
+        steps, num_requests = 2 + self._backend.window, len(sequences)
+        if any(s.shape is not None and len(s.shape) > 1 for s in sequences):
+            return True
+        if self._habit is not None:
+            return self._habit.drafts_within(num_requests, steps)
+        return self._gate.is_open_within(num_requests, steps)
+
     # -- feedback ---------------------------------------------------------------------------------
 
     def observe(

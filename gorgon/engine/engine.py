@@ -291,8 +291,13 @@ class Engine:
         """Tell the drafter what came, and keep the states that the heads will read."""
         for placement, kept in zip(placements, accepted, strict=True):
             self.drafter.learn(placement.sequence, placement.tree, kept)
-        if self.backend.num_heads:
+        if not self.backend.num_heads:
+            return
+        if self.drafter.reads_states([placement.sequence for placement in placements]):
             self._keep_hidden(placements, accepted, output)
+        else:
+            for placement in placements:
+                placement.sequence.hidden = []
 
     def _keep_hidden(
         self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output

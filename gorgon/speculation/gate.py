@@ -41,6 +41,11 @@ class Gate:
         record.wait = record.interval
         return True
 
+    def is_open_within(self, num_requests: int, steps: int) -> bool:
+        """Whether one of the next ``steps`` steps may run the heads."""
+        record = self._record(num_requests)
+        return record.gain > 0.0 or record.wait <= steps
+
     def learn(self, num_requests: int, gain: float) -> None:
         """Note the log ratio of tokens/s that the heads brought, their own time included."""
         record = self._record(num_requests)

@@ -82,6 +82,11 @@ class Habit:
         count = self._counts(num_roots, min(len(seconds) - 1, num_roots + record.kept))[-1]
         return Plan(count, record.wait <= 0, _rate(record, count, num_roots, seconds))
 
+    def drafts_within(self, num_roots: int, steps: int) -> bool:
+        """Whether one of the next ``steps`` steps may look for drafts."""
+        record = self._records.get(num_roots)
+        return record is None or record.undecided or record.kept > 0 or record.wait <= steps
+
     def _decide(
         self, record: _Record, num_roots: int, last: int, seconds: Sequence[float], trust: float
     ) -> None:

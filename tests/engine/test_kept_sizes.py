@@ -91,3 +91,15 @@ def test_nothing_is_parked_where_rounding_depends_on_the_batch_anyhow() -> None:
         assert driver.engine.pool.num_trash_cells == 0
     assert drafted > 5
     driver.close()
+
+
+def test_states_are_copied_only_while_heads_may_read_them() -> None:
+    driver = drive(slope=1.0, agreement=0.05, num_requests=2)  # where no draft can pay
+    for seed in (7, 8):
+        driver.submit([seed, 2, 3], 200, AUTOMATIC, SamplingParams(), ignore_eos=True)
+    kept = []
+    while driver.engine.has_work:
+        driver.step()
+        kept += [bool(s.hidden) for s in driver.engine.scheduler.running]
+    assert 0 < sum(kept) < len(kept) / 2
+    driver.close()
