@@ -38,7 +38,7 @@ class DraftStep:
         self._num_sure, self._curve = len(candidates), curve
         self._num_room = len(curve) - 1 - self._num_sure
         self._flattest = budget.least_survival(self._num_sure, curve, 1.0)
-        self._num_wanted = self._num_room if plan is None else plan.width
+        self.num_wanted = self._num_room if plan is None else plan.width
         self._ranked: list[int] = []
         self._least_ranked = 0.0
         self._plan, self._trust, self.spent = plan, trust, 0.0
@@ -51,8 +51,8 @@ class DraftStep:
         self._ranked = self.candidates.ranked([*self._ranked, *new])
         survivals = self.candidates.survivals
         self.survivals = [survivals[node] for node in self._ranked]
-        if 0 < self._num_wanted <= len(self._ranked):
-            self._least_ranked = self.survivals[self._num_wanted - 1]
+        if 0 < self.num_wanted <= len(self._ranked):
+            self._least_ranked = self.survivals[self.num_wanted - 1]
         self.choice, self.spent = self._choose(spent), spent
         return self.choice
 

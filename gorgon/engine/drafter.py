@@ -24,7 +24,7 @@ from gorgon.errors import GorgonError, RequestError
 from gorgon.request import SpeculationParams
 from gorgon.speculation import budget
 from gorgon.speculation.acceptance import Accepted
-from gorgon.speculation.candidates import Candidates
+from gorgon.speculation.candidates import Candidates, most_below
 from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
 from gorgon.speculation.habit import Habit
@@ -261,12 +261,16 @@ class Drafter:
         for row, root in enumerate(roots):
             _note_guesses(step.sequences[root], tokens[row][0], probs[row][0])
         parents, rows = roots, list(range(len(roots)))
+        counts = [len(ranked[0]) for ranked in tokens]
         for level in range(num_depths):
-            guessed = [tokens[row][level] for row in rows]
-            below = step.add_level(parents, guessed, [probs[row][level] for row in rows])
+            guessed = [tokens[row][level][:n] for row, n in zip(rows, counts, strict=True)]
+            ranked = [probs[row][level][:n] for row, n in zip(rows, counts, strict=True)]
+            below = step.add_level(parents, guessed, ranked)
             step.choose(spent)
-            parents = step.candidates.with_room(below)
-            rows = [rows[below[node]] for node in parents]
+            by_row = {node: rows[row] for node, row in below.items()}
+            deeper = most_below(step.candidates, by_row, step.num_wanted)
+            parents, counts = list(deeper), list(deeper.values())
+            rows = [by_row[node] for node in parents]
 
     def _add_levels(
         self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
