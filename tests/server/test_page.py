@@ -139,7 +139,7 @@ def test_normal_is_replayed_beside_medusa(browser: Browser, server: FakePage) ->
     reader.ask("tell me a story")
     note = reader.page.locator(".pane.normal h3 small")
     expect(note).to_have_text("replay of its run", timeout=60_000)
-    expect(note).to_have_text("stopped at max tokens", timeout=60_000)
+    expect(note).to_have_text("stopped at max tokens", timeout=180_000)
     expect(reader.page.locator(".ghost")).to_have_count(0)
     expect(reader.page.locator(".pane.normal .answer .t")).to_have_count(300)
     reader.context.close()
