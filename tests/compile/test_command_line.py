@@ -128,7 +128,8 @@ def test_what_was_stopped_goes_on_and_is_whole(tmp_path: Path) -> None:
     assert not (workspace / "model-Q4_0.gguf").exists()
     assert not out.exists()
 
-    stopped = start(tmp_path, *command)
+    # Long measurements, so that the signal comes in the middle on a busy machine, too.
+    stopped = start(tmp_path, *[{"0": "100000"}.get(str(part), part) for part in command])
     stopped.wait_for(workspace / "model-Q4_0.gguf")
     children += stopped.children()
     stopped.process.send_signal(signal.SIGINT)
