@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.steps import GivenCost
 from gorgon.backend import Floats, Output, Sampler
 from gorgon.config import EngineSettings
 from gorgon.engine.engine import Engine
@@ -32,7 +33,7 @@ from gorgon.llama import kernels
 from gorgon.llama.backend import LlamaBackend
 from gorgon.request import Request, SamplingParams, SpeculationParams, TreePaths
 from gorgon.server.text import VICUNA_TEMPLATE, ChatPrompt, Message
-from gorgon.speculation.cost import StepCost, StepTimes
+from gorgon.speculation.cost import StepTimes
 
 PLAIN = SpeculationParams(mode="normal")
 TREES: dict[str, TreePaths] = {
@@ -98,13 +99,6 @@ class RecordingBackend(LlamaBackend):
         return RecordingSampler(super().make_sampler(params, prompt), self.traces.popleft())
 
 
-class Generous(StepCost):
-    """A machine on which drafts cost next to nothing, and no step says otherwise."""
-
-    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
-        pass
-
-
 class Recorder:
     """An engine whose requests leave traces.
 
@@ -115,7 +109,7 @@ class Recorder:
     def __init__(self, settings: EngineSettings) -> None:
         self.backend = RecordingBackend(settings)
         times = StepTimes((32,), (1, 64), np.array([[1.0, 1.01]]))
-        self.engine = Engine(self.backend, settings, Generous(times, self.backend.max_rows))
+        self.engine = Engine(self.backend, settings, GivenCost(times, self.backend.max_rows))
 
     def run(self, requests: Sequence[Request]) -> list[Trace]:
         """The trace of each request; in company they arrive ``GAP`` steps after each other."""

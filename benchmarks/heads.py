@@ -3,10 +3,11 @@
     python -m benchmarks.heads [--threads 2] [--rows 1 8] [--type Q8_0 --block-type Q4_0]
     python -m benchmarks.heads --model 7b.gguf --gpu-layers -1 --type Q4_K --block-type Q4_K
 
-Times are least and median of the calls that one draft needs (on a machine that does other work
-the median is that work's): ``propose`` for independent heads, ``propose``
-and two ``deepen`` for a chain of three by conditioned heads. "after a step" reads 128 MB between
-two drafts, as a pass of the model does, so that no weight is in the processor's cache.
+Times are least and median of the calls that one draft needs (on a machine that does other work the
+median is that work's): ``propose`` for independent heads; ``propose`` and two ``deepen`` for a
+chain of three by conditioned heads, or their ``search`` of all depths where they have one (on a
+GPU). "after a step" reads 128 MB between two drafts, as a pass of the model does, so that no weight
+is in the processor's cache.
 """
 
 from __future__ import annotations
@@ -133,8 +134,12 @@ def measure(heads: Heads, base: ModelInfo, rows: int) -> Times:
             depth += 1
         return guesses
 
-    draft()
-    return Times(_time(draft, lambda: None), _time(draft, lambda: float(model.sum())))
+    def search() -> object:
+        return heads.search(state)
+
+    call = search if heads.searches else draft
+    call()
+    return Times(_time(call, lambda: None), _time(call, lambda: float(model.sum())))
 
 
 def _text(times: tuple[float, float]) -> str:

@@ -74,9 +74,7 @@ class Drafter:
     ) -> None:
         self._backend, self.cost, self._clock = backend, cost, clock
         self._gate, self._habit, self._hindsight = Gate(), habit, Hindsight()
-        self._expected: tuple[float, float] | None = (
-            None  # tokens and seconds of this step's drafts
-        )
+        self._expected: tuple[float, float] | None = None  # tokens, seconds of this step's drafts
         self._lookup = LookupSurvival()
         self._inheritance = Inheritance()
         typical = float(cost.seconds(0.0)[1])
