@@ -90,7 +90,7 @@ def time_steps(
             pass
         trees = drafter.propose(sequences, Limits(200, 200, 200), 64.0)
         chosen = time.perf_counter()
-        found.choice.append(chosen - began - drafter.heads_time)
+        found.choice.append(chosen - began - drafter.heads.seconds)
         for sequence, tree in zip(sequences, trees, strict=True):
             path = (0, 1) if len(tree) > 1 else (0,)
             tokens = (*tree.tokens[1 : len(path)], 50_000 + step)

@@ -210,7 +210,7 @@ class Engine:
         accepted = [self._accept(placement, output) for placement in placements]
         self.pool.commit([(p, a.path) for p, a in zip(placements, accepted, strict=True)])
         self._learn(placements, accepted, output)
-        self.times.heads = self.drafter.heads_time
+        self.times.heads = self.drafter.heads.seconds
         tokens, seconds = sum([len(a.tokens) for a in accepted]), time.perf_counter() - began
         self.drafter.observe(len(sequences), len(rows), context, tokens, seconds)
         return [self._update(p, a, output) for p, a in zip(placements, accepted, strict=True)]

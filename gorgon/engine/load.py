@@ -72,9 +72,9 @@ def load(
     cost = StepCost(measured.times, backend.max_rows, measured.change)
     engine = Engine(wrap(backend), settings, cost)
     if measured.propose:
-        engine.drafter.propose_cost = measured.propose
+        engine.drafter.heads.propose_cost = measured.propose
     if measured.deepen:
-        engine.drafter.deepen_cost = measured.deepen
+        engine.drafter.heads.deepen_cost = measured.deepen
     plain_step = PlainStep(cost)
     prompt = backend.model.tokenize(_WARM_UP_TEXT, add_special=True, parse_special=False)
     warm_up(engine, prompt)

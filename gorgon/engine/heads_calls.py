@@ -1,0 +1,77 @@
+"""The heads with a stopwatch: what they are asked, and what asking takes.
+
+Knows neither trees nor what guesses are worth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import TypeVar
+
+import numpy as np
+
+from gorgon.backend import Backend, DraftState, Guesses, Level
+from gorgon.engine.sequence import Sequence
+from gorgon.errors import GorgonError
+from gorgon.speculation.cost import CallCost
+
+logger = logging.getLogger("gorgon.engine")
+
+_Found = TypeVar("_Found")
+
+
+class HeadsCalls:
+    """Calls of the heads. One that fails gives None: it costs drafts, not answers.
+
+    Args:
+        backend: the heads, if there are any.
+        typical: seconds of a step of one token, for what calls take before any was made.
+        clock: seconds.
+    """
+
+    def __init__(self, backend: Backend, typical: float, clock: Callable[[], float]) -> None:
+        self._backend, self._clock = backend, clock
+        self.propose_cost = CallCost(0.05 * typical, 0.02 * typical)
+        self.deepen_cost = CallCost(0.03 * typical, 0.01 * typical)
+        self.seconds = 0.0  # in calls, since the caller last set it to zero
+
+    def propose(self, sequences: Seq[Sequence]) -> Guesses | None:
+        """First guesses about ``sequences``, a row each: of all depths from independent heads."""
+        state = draft_state(sequences, self._backend.window)
+        return self._timed(len(sequences), self.propose_cost, lambda: self._backend.propose(state))
+
+    def search(self, sequences: Seq[Sequence]) -> Seq[Level] | None:
+        """All depths of conditioned heads at once, where the backend searches."""
+        state = draft_state(sequences, self._backend.window)
+        return self._timed(len(sequences), self.propose_cost, lambda: self._backend.search(state))
+
+    def deepen(self, guesses: Guesses, above: Seq[tuple[int, int]], depth: int) -> Guesses | None:
+        """Guesses at ``depth`` below nodes given by the row of ``guesses`` and their token."""
+        assert guesses.states is not None
+        states = guesses.states[[row for row, _ in above]]
+        tokens = np.array([token for _, token in above], np.int32)
+        return self._timed(
+            len(above), self.deepen_cost, lambda: self._backend.deepen(states, tokens, depth)
+        )
+
+    def _timed(self, rows: int, cost: CallCost, call: Callable[[], _Found]) -> _Found | None:
+        began = self._clock()
+        try:
+            found = call()
+        except GorgonError as error:
+            logger.warning("the heads failed, so this step drafts without them: %s", error)
+            return None
+        elapsed = self._clock() - began
+        self.seconds += elapsed
+        cost.observe(rows, elapsed)
+        return found
+
+
+def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
+    """What the heads read of ``sequences``, whose last states are known."""
+    hidden = np.concatenate([piece for sequence in sequences for piece in sequence.hidden])
+    tokens = [sequence.last_tokens(1 + window) for sequence in sequences]
+    shape = (len(sequences), 1 + window, hidden.shape[1])
+    return DraftState(hidden.reshape(shape), np.array(tokens, np.int32))

@@ -1,0 +1,43 @@
+"""Prompt lookup as a source of drafts: what came after the longest earlier occurrence."""
+
+from __future__ import annotations
+
+from gorgon.engine.draft_step import DraftStep
+from gorgon.engine.sequence import Sequence
+from gorgon.speculation.lookup import LookupSurvival, Match
+from gorgon.speculation.tree import Source
+
+
+class LookupSource:
+    """Adds what a text's own repetitions suggest, and counts how often that is right."""
+
+    def __init__(self) -> None:
+        self._survival = LookupSurvival()
+
+    def add(self, step: DraftStep) -> None:
+        """Add a chain below each root whose text has occurred before, if it may pay."""
+        floor = step.floor()
+        for root in step.free:
+            sequence = step.sequences[root]
+            match = sequence.match = sequence.occurrences.match(sequence.tokens)
+            if match is not None and self._stated(sequence, match) >= floor:
+                rates, places = self._survival.classes(match)
+                rates = sequence.lookup_correction.apply_each(rates, 1)
+                probs = [rates[place] for place in places]
+                step.candidates.add_chain(root, match.tokens, probs, floor, Source.LOOKUP)
+        if step.candidates.num_drafts:
+            step.choose()
+
+    def learn(self, sequence: Sequence, came: int) -> None:
+        """Compare the match of this step, drafted or not, with the token that came."""
+        match = sequence.match
+        if match is None:
+            return
+        right = match.tokens[0] == came
+        sequence.lookup_correction.learn(self._stated(sequence, match), 1, right)
+        self._survival.learn(match.length, right)
+        sequence.match = None
+
+    def _stated(self, sequence: Sequence, match: Match) -> float:
+        """How probable the first token after ``match`` is."""
+        return sequence.lookup_correction.apply(self._survival.at(match.length), 1)
