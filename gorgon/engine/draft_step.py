@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 
 from gorgon.engine.sequence import Sequence
@@ -61,6 +62,16 @@ class DraftStep:
             least_gain = MARGIN / self._trust
             return budget.choose(self.survivals, self._num_sure, self._curve, spent, least_gain)
         return budget.Choice(min(self._plan.num_drafts, self._num_room), self._plan.rate)
+
+    def gain(self) -> float:
+        """Log ratio of the tokens/s that the last choice should bring to those of no drafting."""
+        plain = self._num_sure / self._curve[self._num_sure]
+        trust = self._trust if self.choice.num_drafts else 1.0
+        return math.log(trust * self.choice.rate / plain)
+
+    def share(self, seconds: float) -> float:
+        """``seconds`` as a part of a step without drafts."""
+        return seconds / self._curve[self._num_sure]
 
     def floor(self) -> float:
         """Survival below which no draft can pay at the rate of the last choice, or has no room."""

@@ -6,7 +6,6 @@ budget decide over the whole batch. A request that asks for a fixed tree gets ju
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -23,12 +22,19 @@ from gorgon.errors import RequestError
 from gorgon.request import SpeculationParams
 from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.candidates import Candidates
-from gorgon.speculation.cost import StepCost
+from gorgon.speculation.cost import CallCost, StepCost
 from gorgon.speculation.gate import Gate
 from gorgon.speculation.habit import Habit
 from gorgon.speculation.hindsight import Hindsight
 from gorgon.speculation.survival import Inheritance
-from gorgon.speculation.tree import MAX_NODES, ROOT_SHAPE, DraftTree, TreeShape, from_paths
+from gorgon.speculation.tree import (
+    MAX_NODES,
+    ROOT_SHAPE,
+    DraftTree,
+    TreeShape,
+    from_paths,
+    root_only,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +68,14 @@ class Drafter:
         habit: Habit | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._backend, self.cost = backend, cost
-        self._gate, self._habit, self._hindsight = Gate(), habit, Hindsight()
+        self._backend, self.cost, self._clock = backend, cost, clock
+        self._habit, self._hindsight = habit, Hindsight()
+        self._gate, self._heads_gate = Gate(), Gate()  # for all sources, and for the heads
         self._expected: tuple[float, float] | None = None  # tokens, seconds of this step's drafts
         self._inheritance = Inheritance()
-        self.heads = HeadsCalls(backend, float(cost.seconds(0.0)[1]), clock)
+        typical = float(cost.seconds(0.0)[1])
+        self.heads = HeadsCalls(backend, typical, clock)
+        self._look_cost = CallCost(0.02 * typical, 0.01 * typical)  # besides the heads
         self._from_heads, self._from_lookup = HeadsSource(backend, self.heads), LookupSource()
 
     # -- requests come and go ---------------------------------------------------------------------
@@ -103,6 +112,7 @@ class Drafter:
         kind = _kind(sequence)
         sequence.heads_correction = self._inheritance.start("heads " + kind)
         sequence.lookup_correction = self._inheritance.start("lookup " + kind)
+        self._gate.hurry()
 
     def end(self, sequence: Sequence) -> None:
         """Learn from a request that is over."""
@@ -122,6 +132,8 @@ class Drafter:
             context: cells that attention reads for each token, for the cost of the step.
         """
         self.heads.seconds, self._expected = 0.0, None
+        if self._rests(sequences):
+            return [root_only(sequence.tokens[-1]) for sequence in sequences]
         roots = [sequence.tokens[-1] for sequence in sequences]
         candidates = Candidates(roots, [sequence.num_remaining - 1 for sequence in sequences])
         self._add_fixed(candidates, sequences, limits.drafts)
@@ -130,25 +142,69 @@ class Drafter:
             return candidates.trees(range(len(roots), len(candidates)))
         num_sure = len(candidates)
         most = len(roots) + min(limits.drafts, (MAX_NODES - 1) * len(free))
-        trust = self._hindsight.factor(len(roots))
-        if self._habit is None:
-            curve = self.cost.next_curve(context, most)
-            step = DraftStep(candidates, sequences, free, curve, trust=trust)
-            self._ask_sources(step)
-        else:
-            curve = self.cost.curve(context, most)
-            plan = self._habit.plan(num_sure, self.cost.last_size, curve, trust)
-            step = DraftStep(candidates, sequences, free, curve, plan)
-            if plan.width:
-                self._ask_sources(step)
-                self._habit.learn(num_sure, plan, step.survivals, step.spent)
+        choose = self._choose if self._habit is None else self._keep_size
+        step = choose(candidates, sequences, free, context, most)
         if num_sure == len(free) and (step.choice.num_drafts or step.spent):
             self._expected = step.expected()
         return step.trees()
 
-    def _ask_sources(self, step: DraftStep) -> None:
+    def _rests(self, sequences: Seq[Sequence]) -> bool:
+        """Whether this step does not even look for drafts, since looking has not paid lately."""
+        if any(s.shape is not None and len(s.shape) > 1 for s in sequences):
+            return False
+        free = [sequence for sequence in sequences if sequence.shape is None]
+        if not free:
+            return True
+        if self._habit is not None or self._gate.is_open(len(sequences)):
+            return False
+        if self._from_lookup.repeats(free):
+            self._gate.wake(len(sequences))
+            return False
+        return True
+
+    def _choose(
+        self,
+        candidates: Candidates,
+        sequences: Seq[Sequence],
+        free: list[int],
+        context: float,
+        most: int,
+    ) -> DraftStep:
+        """The drafts that are best for this step, of all that the sources know."""
+        began, num_requests = self._clock(), len(sequences)
+        curve = self.cost.next_curve(context, most)
+        trust = self._hindsight.factor(num_requests)
+        step = DraftStep(candidates, sequences, free, curve, trust=trust)
         self._from_lookup.add(step)
-        self._add_heads(step)
+        best = without = step.gain()
+        # A look of a gate that is shut is at everything.
+        asks = self._gate.is_shut(num_requests) or self._heads_gate.is_open(num_requests)
+        if asks and self._add_heads(step):
+            best = max(step.gain(), without)
+            self._heads_gate.learn(num_requests, step.gain() - without)
+        self._look_cost.observe(num_requests, self._clock() - began - self.heads.seconds)
+        self._gate.learn(num_requests, best - step.share(self._look_cost.at(num_requests)))
+        return step
+
+    def _keep_size(
+        self,
+        candidates: Candidates,
+        sequences: Seq[Sequence],
+        free: list[int],
+        context: float,
+        most: int,
+    ) -> DraftStep:
+        """As many drafts as the habit is to carry."""
+        assert self._habit is not None
+        num_sure, curve = len(candidates), self.cost.curve(context, most)
+        trust = self._hindsight.factor(len(sequences))
+        plan = self._habit.plan(num_sure, self.cost.last_size, curve, trust)
+        step = DraftStep(candidates, sequences, free, curve, plan)
+        if plan.width:
+            self._from_lookup.add(step)
+            self._add_heads(step)
+            self._habit.learn(num_sure, plan, step.survivals, step.spent)
+        return step
 
     def _add_fixed(self, candidates: Candidates, sequences: Seq[Sequence], max_drafts: int) -> None:
         """Fill the trees that requests insist on."""
@@ -166,16 +222,10 @@ class Drafter:
         if guesses is not None:
             fill(candidates, trees, guesses, self.heads.deepen, max_drafts)
 
-    def _add_heads(self, step: DraftStep) -> None:
-        """Add what the heads guess, as deep as it pays, if lately it paid to ask them."""
+    def _add_heads(self, step: DraftStep) -> bool:
+        """Add what the heads guess, as deep as it pays; whether they could be asked."""
         roots = [i for i in step.free if _can_use_heads(step.sequences[i])]
-        num_requests, without = len(step.sequences), step.choice
-        if not self._backend.num_heads or not roots:
-            return
-        if self._habit is None and not self._gate.is_open(num_requests):
-            return
-        if self._from_heads.add(step, roots) and self._habit is None:
-            self._gate.learn(num_requests, math.log(step.choice.rate / without.rate))
+        return bool(roots) and self._from_heads.add(step, roots)
 
     def reads_states(self, sequences: Seq[Sequence]) -> bool:
         """Whether the heads may soon be asked, and so want the states of the steps from now on."""
@@ -184,7 +234,8 @@ class Drafter:
             return True
         if self._habit is not None:
             return self._habit.drafts_within(num_requests, steps)
-        return self._gate.is_open_within(num_requests, steps)
+        gate = self._gate if self._gate.is_shut(num_requests) else self._heads_gate
+        return gate.is_open_within(num_requests, steps)
 
     # -- feedback ---------------------------------------------------------------------------------
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
 from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation.lookup import LookupSurvival, Match
 from gorgon.speculation.tree import Source
+
+_LONG, _LIKELY = 8, 0.5  # matches and probabilities that are worth waking for
 
 
 class LookupSource:
@@ -13,6 +17,19 @@ class LookupSource:
 
     def __init__(self) -> None:
         self._survival = LookupSurvival()
+        self._turn = 0
+
+    def repeats(self, sequences: Seq[Sequence]) -> bool:
+        """Whether the text of one request, another one each time, is likely to go on repeating.
+
+        A look at all of them costs more than it finds: who copies does so for many steps.
+        """
+        self._turn += 1
+        sequence = sequences[self._turn % len(sequences)]
+        match = sequence.match = sequence.occurrences.match(sequence.tokens)
+        return (
+            match is not None and match.length >= _LONG and self._stated(sequence, match) >= _LIKELY
+        )
 
     def add(self, step: DraftStep) -> None:
         """Add a chain below each root whose text has occurred before, if it may pay."""
