@@ -51,6 +51,8 @@ struct Kernels {
     int64_t (*likeliest)(const float * logits, int64_t n);
     // weights = e^(logit / temperature - most), none above 1, and their sum; room for a multiple of 16
     float (*weigh)(const float * logits, int64_t n, float temperature, float most, float * weights);
+    // the k largest of n logits, falling, -inf where there are fewer, and their places; the sum of e^(logit - largest)
+    float (*best_of)(const float * logits, int64_t n, int64_t k, float * values, int32_t * places);
 };
 
 extern const Kernels KERNELS_AVX512, KERNELS_AVX2, KERNELS_AVXVNNI;

@@ -249,8 +249,9 @@ EXPORT const char * gorgon_kernels_register(const char * isa) {
     return kernels->name;
 }
 
-// Raised whenever what the caller may rely on changes; 2: attention sums in the order of positions.
-EXPORT int gorgon_kernels_interface() { return 2; }
+// Raised whenever what the caller may rely on changes; 2: attention sums in the order of positions;
+// 3: guesses are ranked here.
+EXPORT int gorgon_kernels_interface() { return 3; }
 
 const Kernels * registered_kernels() { return kernels; }
 

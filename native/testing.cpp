@@ -62,6 +62,10 @@ EXPORT float gorgon_test_weigh(const char * isa, const float * logits, int64_t n
     return find_kernels(isa)->weigh(logits, n, temperature, most, weights);
 }
 
+EXPORT float gorgon_test_best_of(const char * isa, const float * logits, int64_t n, int64_t k, float * values, int32_t * places) {
+    return find_kernels(isa)->best_of(logits, n, k, values, places);
+}
+
 EXPORT void gorgon_test_attend(const char * isa, const Attention * a, int num_threads) {
     if (!*isa) return attend_reference(*a);
     const Kernels & kernels = *find_kernels(isa);

@@ -36,6 +36,7 @@ TYPE_I32 = 26
 DEVICE_CPU = 0
 DEVICE_GPU = 1
 STATUS_SUCCESS = 0
+ALL_TASKS = -1  # GGML_N_TASKS_MAX
 
 
 class InitParams(Structure):
@@ -111,6 +112,9 @@ arange = _bind(_base, "ggml_arange", _P, _P, c_float, c_float, c_float)
 cast = _bind(_base, "ggml_cast", _P, _P, _P, c_int)
 top_k = _bind(_base, "ggml_top_k", _P, _P, _P, c_int)
 get_rows = _bind(_base, "ggml_get_rows", _P, _P, _P, _P)
+custom_4d = _bind(
+    _base, "ggml_custom_4d", _P, _P, c_int, _N, _N, _N, _N, POINTER(_P), c_int, _P, c_int, _P
+)
 repeat_4d = _bind(_base, "ggml_repeat_4d", _P, _P, _P, _N, _N, _N, _N)
 reshape_1d = _bind(_base, "ggml_reshape_1d", _P, _P, _P, _N)
 reshape_2d = _bind(_base, "ggml_reshape_2d", _P, _P, _P, _N, _N)

@@ -14,7 +14,7 @@ from gorgon.llama import ggml
 from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.heads_conditioned import EMBEDDINGS, EPSILON, ConditionedHeads
 from gorgon.llama.heads_file import HeadsInfo, open_heads, read_info, read_token_map
-from gorgon.llama.heads_guesses import Ranking
+from gorgon.llama.heads_guesses import make_ranking
 from gorgon.llama.heads_medusa import MedusaHeads
 from gorgon.llama.heads_weights import Device, Matrix, Weights, read_stacks
 from gorgon.llama.model import ModelInfo
@@ -89,10 +89,10 @@ def load_heads(
     except HeadsError:
         device.close()
         raise
-    ranking, top_k = Ranking(token_map, info.calibration), min(top_k, info.num_outputs)
+    ranking = make_ranking(token_map, info.calibration, min(top_k, info.num_outputs), device)
     if embeddings is not None:
-        return ConditionedHeads(info, weights, device, ranking, top_k, embeddings)
-    return MedusaHeads(info, weights, device, ranking, top_k)
+        return ConditionedHeads(info, weights, device, ranking, embeddings)
+    return MedusaHeads(info, weights, device, ranking)
 
 
 def _table(embeddings: Embeddings, info: HeadsInfo, token_map: Ints | None) -> Matrix:

@@ -25,7 +25,7 @@ from gorgon.llama import ggml, heads_beam
 from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
-from gorgon.llama.heads_graph import Graph, Graphs, best, pieces, size_for
+from gorgon.llama.heads_graph import Graph, Graphs, Port, best, pieces, size_for
 from gorgon.llama.heads_guesses import Ranking, joined, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import part, row_bytes, shape_of
@@ -43,11 +43,10 @@ class ConditionedHeads:
         weights: Weights,
         device: Device,
         ranking: Ranking,
-        top_k: int,
         embeddings: Embeddings,
     ) -> None:
         self._info, self._weights, self._device = info, weights, device
-        self._ranking, self.top_k, self._embeddings = ranking, top_k, embeddings
+        self._ranking, self.top_k, self._embeddings = ranking, ranking.top_k, embeddings
         self.num_heads, self.window = info.num_heads, info.window
         self._state_size = info.num_embd + (info.num_hidden if info.window else 0)
         self._roots = Graphs(self._make_root)
@@ -99,7 +98,7 @@ class ConditionedHeads:
         for depth in range(1, depths + 1):
             ids = next(parts).astype(np.int32).reshape(-1, 1, self.top_k)[:rows]
             probs = next(parts).reshape(-1, 1, self.top_k)[:rows]
-            levels.append(Level(self._ranking(ids, probs, depth), *above))
+            levels.append(Level(self._ranking.rank(ids, probs, range(depth, depth + 1)), *above))
             if depth < depths:
                 chosen = next(parts).astype(np.int32).reshape(-1, width)[:count]
                 parents, places = heads_beam.locate(chosen, rows // count, self.top_k)
@@ -118,9 +117,11 @@ class ConditionedHeads:
         graph, count, num_embd = self._roots.at_least(len(hidden)), len(hidden), self._info.num_embd
         self._fill_roots(graph, hidden, tokens)
         graph.run()
-        # b lies behind the window's share of s[0].
-        bias = graph.outputs[3].array[:count, num_embd:] if self.window else None
-        return self._guesses(graph, count, bias, 1)
+        state, *found = graph.outputs
+        bias = None
+        if self.window:  # b lies behind the window's share of s[0]
+            bias = found.pop().array[:count, num_embd:]
+        return self._guesses(state, found, bias, count, 1)
 
     def _deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         graph, count, num_embd = self._nodes.at_least(len(states)), len(states), self._info.num_embd
@@ -131,16 +132,16 @@ class ConditionedHeads:
         if bias is not None:
             graph.inputs[1].array[:count] = bias
         graph.run()
-        return self._guesses(graph, count, bias, depth)
+        return self._guesses(graph.outputs[0], graph.outputs[1:], bias, count, depth)
 
-    def _guesses(self, graph: Graph, count: int, bias: Floats | None, depth: int) -> Guesses:
-        num_embd, shape = self._info.num_embd, (-1, 1, self.top_k)
+    def _guesses(
+        self, state: Port, found: Sequence[Port], bias: Floats | None, count: int, depth: int
+    ) -> Guesses:
         states = np.empty((count, self._state_size), np.float32)
-        states[:, :num_embd] = graph.outputs[2].array[:count]
+        states[:, : self._info.num_embd] = state.array[:count]
         if bias is not None:
-            states[:, num_embd:] = bias
-        ids, probs = (port.array.reshape(shape)[:count] for port in graph.outputs[:2])
-        return self._ranking(ids, probs, depth, states)
+            states[:, self._info.num_embd :] = bias
+        return self._ranking.read(found, count, range(depth, depth + 1), states)
 
     def close(self) -> None:
         """Free weights and graphs."""
@@ -165,11 +166,12 @@ class ConditionedHeads:
         return Graph(self._device, shapes, self._build_node)
 
     def _build_root(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
-        """Ids, probabilities, s[1] and, behind the window's share of s[0], b."""
+        """s[1], what the ranking reads and, behind the window's share of s[0], b."""
         state, root, shares = self._build_start(context, inputs[0])
         pair = self._pair(context, state, root)
-        block = self._build_block(context, pair, state, self._bias(context, shares))
-        return block if shares is None else (*block, shares)
+        state, logits = self._build_block(context, pair, state, self._bias(context, shares))
+        outputs = state, *self._ranking.find(context, logits)
+        return outputs if shares is None else (*outputs, shares)
 
     def _build_beams(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
         """See ``heads_beam.build``."""
@@ -177,7 +179,9 @@ class ConditionedHeads:
         bias = self._bias(context, shares)
 
         def block(state: int, normed: int) -> tuple[int, int, int]:
-            return self._build_block(context, self._pair(context, state, normed), state, bias)
+            pair = self._pair(context, state, normed)
+            state, logits = self._build_block(context, pair, state, bias)
+            return *best(context, logits, self.top_k, self._device), state
 
         table, start = self._weights.tensor(EMBEDDINGS), (state, root)
         return heads_beam.build(context, table, block, start, self.num_heads)
@@ -207,12 +211,13 @@ class ConditionedHeads:
         raw, normed = self._flat(context, inputs[0])
         state = part(context, raw, 0, self._info.num_embd)
         bias = inputs[1] if self.window else None
-        return self._build_block(context, normed, state, bias)
+        state, logits = self._build_block(context, normed, state, bias)
+        return state, *self._ranking.find(context, logits)
 
     def _build_block(
         self, context: int, pair: int, state: int, bias: int | None
-    ) -> tuple[int, int, int]:
-        """Ids, probabilities and s[k+1] from u, s[k] and b, which nodes in a row may share."""
+    ) -> tuple[int, int]:
+        """s[k+1] and its logits from u, s[k] and b, which nodes in a row may share."""
         num_hidden, weights = self._info.num_hidden, self._weights
         wide = weights.multiply(context, "block.gate.weight", pair)
         gate, up = part(context, wide, 0, num_hidden), part(context, wide, num_hidden, num_hidden)
@@ -221,8 +226,7 @@ class ConditionedHeads:
         product = ggml.swiglu_split(context, gate, up)
         down = weights.multiply(context, "block.down.weight", product)
         state = int(ggml.add(context, down, state))
-        logits = weights.multiply(context, "output.weight", state)
-        return *best(context, logits, self.top_k, self._device), state
+        return state, weights.multiply(context, "output.weight", state)
 
     def _flat(self, context: int, x: int) -> tuple[int, int]:
         """``x`` [num_embd, n, rows] as it is and with every vector normalised, [.., rows]."""

@@ -40,17 +40,17 @@ class Port:
         self._handle, self._tensor = device.handle, tensor
         self._is_copy = not ggml.backend_buft_is_host(device.buffer_type)
         self.array: npt.NDArray[Any] = empty_like(tensor) if self._is_copy else view(tensor)
-        self._address, self._size = self.array.ctypes.data, self.array.nbytes
+        self.address, self._size = self.array.ctypes.data, self.array.nbytes
 
     def push(self) -> None:
         """Queue what was written to ``array`` for the device."""
         if self._is_copy:
-            ggml.backend_tensor_set_async(self._handle, self._tensor, self._address, 0, self._size)
+            ggml.backend_tensor_set_async(self._handle, self._tensor, self.address, 0, self._size)
 
     def pull(self) -> None:
         """Queue what the device computes for ``array``."""
         if self._is_copy:
-            ggml.backend_tensor_get_async(self._handle, self._tensor, self._address, 0, self._size)
+            ggml.backend_tensor_get_async(self._handle, self._tensor, self.address, 0, self._size)
 
 
 # Adds tensors to a context, from the inputs in it; names the outputs.

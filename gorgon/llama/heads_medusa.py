@@ -17,7 +17,7 @@ from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
 from gorgon.llama import ggml
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
-from gorgon.llama.heads_graph import Graph, Graphs, best, pieces
+from gorgon.llama.heads_graph import Graph, Graphs, pieces
 from gorgon.llama.heads_guesses import Ranking, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import join, part, shape_of
@@ -28,11 +28,9 @@ class MedusaHeads:
 
     window, searches = 0, False  # one call computes all depths anyway
 
-    def __init__(
-        self, info: HeadsInfo, weights: Weights, device: Device, ranking: Ranking, top_k: int
-    ) -> None:
+    def __init__(self, info: HeadsInfo, weights: Weights, device: Device, ranking: Ranking) -> None:
         self._info, self._weights, self._device = info, weights, device
-        self._ranking, self.top_k = ranking, top_k
+        self._ranking, self.top_k = ranking, ranking.top_k
         self.num_heads = info.num_heads
         self._graphs = Graphs(self._make)
 
@@ -65,9 +63,7 @@ class MedusaHeads:
         graph, count = self._graphs.at_least(len(hidden)), len(hidden)
         graph.inputs[0].array[:count] = hidden
         graph.run()
-        shape = (-1, self.num_heads, self.top_k)
-        ids, probs = (port.array.reshape(shape)[:count] for port in graph.outputs)
-        return self._ranking(ids, probs, 1)
+        return self._ranking.read(graph.outputs, count, range(1, 1 + self.num_heads))
 
     def search(self, state: DraftState) -> list[Level]:
         """Never called; see ``searches``."""
@@ -87,12 +83,12 @@ class MedusaHeads:
         return Graph(self._device, [(self._info.num_embd, rows)], self._build)
 
     def _build(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
-        """Ids and probabilities; columns are all heads of the first row, of the second ..."""
+        """What the ranking reads; columns are all heads of the first row, of the second ..."""
         num_embd, rows = shape_of(inputs[0])
         state = ggml.reshape_3d(context, inputs[0], num_embd, 1, rows)
         for block in range(self._info.num_blocks):
             state = self._block(context, block, state, rows)
-        return best(context, self._logits(context, state, rows), self.top_k, self._device)
+        return self._ranking.find(context, self._logits(context, state, rows))
 
     def _block(self, context: int, block: int, state: int, rows: int) -> int:
         """``z + SiLU(W z + b)`` of all heads, [num_embd, num_heads, rows]."""

@@ -30,25 +30,21 @@ GGML_COMMIT = "0c1e570"
 # The names under which the wheel's libllama loads them: looked up, never loaded a second time.
 GGML_LIBRARIES = ("libggml-base.so.0", "libggml-cpu.so.0")
 
-INTERFACE = 2  # of native/registration.cpp: what this package relies on
+INTERFACE = 3  # of native/registration.cpp: what this package relies on
 
+_P, _N = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
     ("interface", ctypes.c_int),
     ("register", ctypes.c_char_p, ctypes.c_char_p),
     ("take", None, ctypes.c_bool, ctypes.c_bool),
     ("packs", ctypes.c_bool, ctypes.c_int, ctypes.c_int64, ctypes.c_int64),
-    ("buffer_type", ctypes.c_void_p),
-    ("likeliest", ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64),
-    ("new_random", ctypes.c_void_p, ctypes.c_uint32),
-    ("free_random", None, ctypes.c_void_p),
-    (
-        "draw",
-        ctypes.c_int64,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_float,
-    ),
+    ("buffer_type", _P),
+    ("likeliest", _N, _P, _N),
+    ("new_random", _P, ctypes.c_uint32),
+    ("free_random", None, _P),
+    ("draw", _N, _P, _P, _N, ctypes.c_float),
+    ("find_best", None),  # called by ggml
+    ("rank", None, _P, _N, _N, _N, _P, _P, _N, _P, _P),
     ("num_products", ctypes.c_int64),
     ("num_attentions", ctypes.c_int64),
 )
@@ -110,8 +106,8 @@ def _library() -> Any:
     return library
 
 
-def sampling() -> Any | None:
-    """The functions of native/sampling.cpp; None when the kernels are left out."""
+def functions() -> Any | None:
+    """Those of native/sampling.cpp and guesses.cpp; None when the kernels are left out."""
     return _library() if load().active else None
 
 

@@ -31,7 +31,7 @@ class GreedySampler:
     failure = None
 
     def __init__(self, context: Context) -> None:
-        self._context, self._native = context, kernels.sampling()
+        self._context, self._native = context, kernels.functions()
 
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``."""
@@ -149,7 +149,7 @@ def make_sampler(context: Context, params: SamplingParams, prompt: Sequence[int]
     if params.grammar is not None:
         chain = make_chain(params, prompt, context.model.info.num_vocab)
         return GrammarSampler(context.model, chain, params.grammar, params.grammar_trigger)
-    native = kernels.sampling()
+    native = kernels.functions()
     if native is not None and params.is_temperature_alone:
         return TemperatureSampler(context, native, params)
     return ChainSampler(context, params, prompt)

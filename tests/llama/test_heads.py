@@ -11,9 +11,11 @@ import pytest
 from gorgon.backend import DraftState, Guesses, Level
 from gorgon.compile.sidecar import Sidecar, write
 from gorgon.config import EngineSettings
+from gorgon.llama import heads_guesses, kernels
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads import Heads, load_heads
 from gorgon.llama.heads_file import Knots
+from gorgon.llama.heads_guesses import NativeRanking
 from gorgon.llama.model import ModelInfo
 from gorgon.llama.tensor_types import TYPES
 from tests.llama.files import (
@@ -117,24 +119,43 @@ def test_a_search_gives_what_asking_for_each_depth_gives(
     heads.close()
 
 
+@pytest.mark.parametrize("num_outputs", [300, 512, VOCAB])
 @pytest.mark.parametrize("variant", ["conditioned", "medusa"])
-def test_guesses_are_the_same_where_they_are_sorted_in_chunks(
-    variant: str, base: ModelInfo, tmp_path: Path
+def test_guesses_are_the_same_wherever_they_are_ranked(
+    variant: str,
+    num_outputs: int,
+    base: ModelInfo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """By the native library, by NumPy, and sorted in chunks as on a GPU."""
     tensors = conditioned_tensors() if variant == "conditioned" else medusa_tensors(3)
-    tensors["output.weight"] = np.random.default_rng(9).normal(size=(512, EMBD)).astype(np.float32)
-    token_ids = np.arange(512, dtype=np.int32)[::-1].copy()
-    path, start = write_heads(tmp_path / "h", base, tensors, token_ids=token_ids), states(3, 2)
-    heads, on_gpu = load(path, base), load_heads(path, base, SETTINGS, search=True)
+    rng = np.random.default_rng(9)
+    tensors["output.weight"] = rng.normal(size=(num_outputs, EMBD)).astype(np.float32)
+    token_ids = rng.permutation(VOCAB)[:num_outputs].astype(np.int32)
+    x = np.array([0.0, 0.01, 0.1, 1.0], np.float32)
+    maps = tuple(Knots(x, (x ** (1 + i)).astype(np.float32)) for i in range(3))
+    path = write_heads(tmp_path / "h", base, tensors, token_ids=token_ids, calibration=maps)
+    monkeypatch.setattr(heads_guesses, "_PART", 64)
+    start, native = states(3, 2), load(path, base)
+    assert isinstance(native._ranking, NativeRanking)  # type: ignore[attr-defined]
+    monkeypatch.setattr(kernels, "functions", lambda: None)
+    plain, on_gpu = load(path, base), load_heads(path, base, SETTINGS, search=True)
     on_gpu._device.is_gpu = True  # type: ignore[attr-defined]
-    expected, found = heads.propose(start), on_gpu.propose(start)
-    assert (found.tokens == expected.tokens).all()
-    assert (found.probs == expected.probs).all()
+    expected = plain.propose(start)
+    for heads in (native, on_gpu):
+        found = heads.propose(start)
+        assert (found.tokens == expected.tokens).all()
+        np.testing.assert_allclose(found.probs, expected.probs, rtol=1e-5)
+        if found.states is not None and expected.states is not None:
+            asked = [h.deepen(expected.states, expected.tokens[:, 0, 1], 3) for h in (heads, plain)]
+            assert (asked[0].tokens == asked[1].tokens).all()
+            np.testing.assert_allclose(asked[0].probs, asked[1].probs, rtol=1e-5)
     if variant == "conditioned":
         first = on_gpu.search(start)[0].guesses
         assert (first.tokens == expected.tokens).all()
-    heads.close()
-    on_gpu.close()
+    for heads in (native, plain, on_gpu):
+        heads.close()
 
 
 def check_chosen(level: Level, above: Guesses, survivals: Floats, rows: int) -> Floats:

@@ -62,7 +62,7 @@ def test_a_draw_is_llama_cpps_own_on_any_logits_with_the_native_library_and_with
         params = SamplingParams(temperature=temperature, seed=5)
         samplers = [make_sampler(backend.context, params, [1])]
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "sampling", lambda: None)
+            patch.setattr(kernels, "functions", lambda: None)
             samplers.append(make_sampler(backend.context, params, [1]))
         chain = make_chain(params, [1], backend.num_vocab)
         everything = Candidates(backend.num_vocab)
@@ -81,7 +81,7 @@ def test_greedy_takes_the_first_of_the_largest(
     backend: LlamaBackend, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not native:
-        monkeypatch.setattr(kernels, "sampling", lambda: None)
+        monkeypatch.setattr(kernels, "functions", lambda: None)
     backend.clear()
     output = backend.decode([BatchRow(7 + i, i, (1,)) for i in range(19)])
     made_up = Output(np.floor(output.logits), output.hidden)

@@ -59,6 +59,7 @@ class Native:
         library.gorgon_test_runs.restype = ctypes.c_bool
         library.gorgon_test_likeliest.restype = ctypes.c_int64
         library.gorgon_test_weigh.restype = ctypes.c_float
+        library.gorgon_test_best_of.restype = ctypes.c_float
         base.ggml_quantize_chunk.restype = ctypes.c_size_t
         base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
 
@@ -128,6 +129,19 @@ class Native:
             pointer(out),
         )
         return out
+
+    def best_of(self, isa: str, logits: Floats, k: int) -> tuple[Floats, NDArray[np.int32], float]:
+        """The ``k`` largest, their places, and the sum of all exponentials."""
+        values, places = np.empty(k, np.float32), np.empty(k, np.int32)
+        total = self.library.gorgon_test_best_of(
+            isa.encode(),
+            pointer(logits),
+            ctypes.c_int64(logits.size),
+            ctypes.c_int64(k),
+            pointer(values),
+            pointer(places),
+        )
+        return values, places, float(total)
 
     def likeliest(self, isa: str, logits: Floats) -> int:
         """The first of the largest."""

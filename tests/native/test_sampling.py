@@ -1,4 +1,4 @@
-"""What draws tokens: every instruction set against NumPy."""
+"""What draws and guesses tokens: every instruction set against NumPy."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ def test_weights_are_exponentials(native: Native, isa: str, size: int, temperatu
     expected = np.exp(scaled - scaled.max())
     np.testing.assert_allclose(weights, expected, rtol=3e-6, atol=1e-37)
     assert total == pytest.approx(expected.sum(), rel=1e-6)
+
+
+@SIZES
+@pytest.mark.parametrize("k", [1, 10])
+def test_the_largest_are_found_in_order(native: Native, isa: str, size: int, k: int) -> None:
+    rng = np.random.default_rng(size)
+    for levels in (3, 10**6):  # of equal ones the first comes first
+        logits = rng.integers(-levels, levels, size).astype(np.float32) * np.float32(6 / levels)
+        values, places, total = native.best_of(isa, logits, k)
+        expected = np.argsort(-logits, kind="stable")[:k]
+        assert places[: len(expected)].tolist() == expected.tolist()
+        assert values[: len(expected)].tolist() == logits[expected].tolist()
+        assert (values[len(expected) :] == -np.inf).all()
+        assert total == pytest.approx(np.exp(logits - logits.max()).sum(dtype=np.float64), 1e-5)
