@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import math
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
 from gorgon.engine.sequence import Sequence
-from gorgon.speculation import budget
+from gorgon.speculation import best_first, budget
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.habit import Plan
+from gorgon.speculation.rows import Chain, ChainedRow, Row
 from gorgon.speculation.tree import DraftTree, Source
 
 MARGIN = 1.02  # by which drafts must seem better than none
@@ -44,7 +48,8 @@ class DraftStep:
         self._least_ranked = 0.0
         self._plan, self._trust, self.spent = plan, trust, 0.0
         self.survivals: list[float] = []
-        self.choice = self._choose(0.0)
+        self._chains: dict[int, Chain] = {}
+        self.choice = self._choose((), 0.0)
 
     def choose(self, spent: float = 0.0) -> budget.Choice:
         """Find the best number of drafts beside the roots and the fixed trees, and keep it."""
@@ -54,14 +59,40 @@ class DraftStep:
         self.survivals = [survivals[node] for node in self._ranked]
         if 0 < self.num_wanted <= len(self._ranked):
             self._least_ranked = self.survivals[self.num_wanted - 1]
-        self.choice, self.spent = self._choose(spent), spent
+        self.choice, self.spent = self._choose(self.survivals, spent), spent
         return self.choice
 
-    def _choose(self, spent: float) -> budget.Choice:
+    def grow(self, rows: dict[int, Row], spent: float) -> None:
+        """Find the best number of drafts where all are known, and add hardly more than these.
+
+        Args:
+            rows: what the heads guess below roots; what was looked up is taken in.
+            spent: seconds that finding them took.
+        """
+        candidates, first = self.candidates, self._num_sure
+        candidates.cut(first)
+        for root, chain in self._chains.items():
+            rows[root] = ChainedRow(rows.get(root), chain)
+        growth = best_first.grow(candidates, rows)
+        if self._plan is None:
+            self.choice = self._choose(growth, spent)
+        else:  # a lesson is about all that there is room for
+            count = self._num_room if self._plan.teaches else self.choice.num_drafts
+            collections.deque(itertools.islice(growth, count), maxlen=0)
+        self.spent, self.survivals = spent, candidates.survivals[first:]
+        self._ranked = list(range(first, len(candidates)))
+
+    def _choose(self, survivals: Iterable[float], spent: float) -> budget.Choice:
         if self._plan is None:
             least_gain = MARGIN / self._trust
-            return budget.choose(self.survivals, self._num_sure, self._curve, spent, least_gain)
+            return budget.choose(survivals, self._num_sure, self._curve, spent, least_gain)
         return budget.Choice(min(self._plan.num_drafts, self._num_room), self._plan.rate)
+
+    def add_chain(self, root: int, tokens: Seq[int], probs: Seq[float], floor: float) -> None:
+        """Add what was looked up below ``root``; see ``Candidates.add_chain``."""
+        self.candidates.add_chain(root, tokens, probs, floor, Source.LOOKUP)
+        room = self.candidates.room_below(root)
+        self._chains[root] = Chain(tokens[:room], probs[:room])
 
     def gain(self) -> float:
         """Log ratio of the tokens/s that the last choice should bring to those of no drafting."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gorgon.backend import Backend, Guesses
 from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.heads_calls import HeadsCalls
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation import budget
 from gorgon.speculation.acceptance import Accepted
-from gorgon.speculation.candidates import most_below
-from gorgon.speculation.survival import apply_all
+from gorgon.speculation.rows import IndependentRow, Row, SearchedRow, searched
+from gorgon.speculation.survival import Correction
 from gorgon.speculation.tree import DraftTree, Source
 
 _TESTED_GUESSES = 3  # first guesses of the heads that are tested by the next token, drafted or not
@@ -36,28 +38,36 @@ class HeadsSource:
     # -- all depths in one call -------------------------------------------------------------------
 
     def _add_search(self, step: DraftStep, roots: list[int]) -> bool:
-        """Add all that one call finds; whether it did."""
-        levels = self._calls.search([step.sequences[root] for root in roots])
-        if levels is None:
+        """Add the best of what a search finds; whether it did."""
+        found = self._calls.search([step.sequences[root] for root in roots])
+        if found is None:
             return False
-        spent = self._calls.propose_cost.at(len(roots))
-        nodes: dict[tuple[int, int], int] = {}  # by their row of the level above and token
-        for depth, level in enumerate(levels, 1):
-            keys = list(zip(level.parents.tolist(), level.tokens.tolist(), strict=True))
-            found = roots if depth == 1 else [nodes.get(key, -1) for key in keys]
-            rows = [row for row, node in enumerate(found) if node >= 0]
-            if not rows:  # nothing that the heads went on from was worth a place
-                break
-            parents = [found[row] for row in rows]
-            added = self._add_level(step, parents, level.guesses.at(rows), depth)
-            step.choose(spent)
-            candidates = step.candidates
-            nodes = {
-                (rows[row], candidates.tokens[node]): node
-                for node, row in added.items()
-                if candidates.room_below(node) > 0
-            }
+        levels = [searched(level) for level in found]
+        rows = {
+            root: SearchedRow(levels, row, *self._bounds(step, root))
+            for row, root in enumerate(roots)
+        }
+        self._grow(step, rows)
         return True
+
+    def _add_independent(self, step: DraftStep, roots: list[int], guesses: Guesses) -> None:
+        """Add the best guesses of independent heads, which hold below every node."""
+        tokens, stated = guesses.tokens.tolist(), guesses.probs.tolist()
+        rows = {
+            root: IndependentRow(tokens[row], stated[row], *self._bounds(step, root))
+            for row, root in enumerate(roots)
+        }
+        self._grow(step, rows)
+
+    def _bounds(self, step: DraftStep, root: int) -> tuple[Correction, int]:
+        """What corrects the guesses below ``root``, and how deep they may go."""
+        return step.sequences[root].heads_correction, step.candidates.room_below(root)
+
+    def _grow(self, step: DraftStep, rows: Mapping[int, Row]) -> None:
+        for root, row in rows.items():
+            probs = row.first(_TESTED_GUESSES)
+            _note_guesses(step.sequences[root], row.tokens, probs)
+        step.grow(dict(rows), self._calls.propose_cost.at(len(rows)))
 
     # -- guesses ----------------------------------------------------------------------------------
 
@@ -66,38 +76,13 @@ class HeadsSource:
         guesses = self._calls.propose([step.sequences[root] for root in roots])
         if guesses is None:
             return False
-        spent = self._calls.propose_cost.at(len(roots))
         add = self._add_independent if guesses.states is None else self._add_levels
-        add(step, roots, guesses, spent)
+        add(step, roots, guesses)
         return True
 
-    def _add_independent(
-        self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
-    ) -> None:
-        """Independent heads: one call for all depths, whose guesses hold below every node."""
-        num_depths = guesses.probs.shape[1]
-        corrections = [step.sequences[root].heads_correction for root in roots]
-        shifts = [[c.shift(1 + level) for level in range(num_depths)] for c in corrections]
-        tokens, probs = guesses.tokens.tolist(), apply_all(guesses.probs, shifts).tolist()
-        for row, root in enumerate(roots):
-            _note_guesses(step.sequences[root], tokens[row][0], probs[row][0])
-        parents, rows = roots, list(range(len(roots)))
-        counts = [len(ranked[0]) for ranked in tokens]
-        for level in range(num_depths):
-            guessed = [tokens[row][level][:n] for row, n in zip(rows, counts, strict=True)]
-            ranked = [probs[row][level][:n] for row, n in zip(rows, counts, strict=True)]
-            below = step.add_level(parents, guessed, ranked)
-            step.choose(spent)
-            by_row = {node: rows[row] for node, row in below.items()}
-            deeper = most_below(step.candidates, by_row, step.num_wanted)
-            parents, counts = list(deeper), list(deeper.values())
-            rows = [by_row[node] for node in parents]
-
-    def _add_levels(
-        self, step: DraftStep, roots: list[int], guesses: Guesses, spent: float
-    ) -> None:
+    def _add_levels(self, step: DraftStep, roots: list[int], guesses: Guesses) -> None:
         """Conditioned heads: one call for each depth, about the nodes worth going on from."""
-        parents = roots
+        parents, spent = roots, self._calls.propose_cost.at(len(roots))
         for depth in range(1, self._backend.num_heads + 1):
             rows = self._add_level(step, parents, guesses, depth)
             step.choose(spent)

@@ -7,7 +7,6 @@ from collections.abc import Sequence as Seq
 from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation.lookup import LookupSurvival, Match
-from gorgon.speculation.tree import Source
 
 _LONG, _LIKELY = 8, 0.5  # matches and probabilities that are worth waking for
 
@@ -41,7 +40,7 @@ class LookupSource:
                 rates, places = self._survival.classes(match)
                 rates = sequence.lookup_correction.apply_each(rates, 1)
                 probs = [rates[place] for place in places]
-                step.candidates.add_chain(root, match.tokens, probs, floor, Source.LOOKUP)
+                step.add_chain(root, match.tokens, probs, floor)
         if step.candidates.num_drafts:
             step.choose()
 

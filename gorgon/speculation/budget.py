@@ -7,8 +7,9 @@ model an array operation takes longer than the few tens of additions that it wou
 from __future__ import annotations
 
 import itertools
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -20,7 +21,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    survivals: Sequence[float],
+    survivals: Iterable[float],
     num_roots: int,
     seconds: Sequence[float],
     spent: float = 0.0,
@@ -34,7 +35,8 @@ def choose(
     than its parent; so trying every k finds the optimum.
 
     Args:
-        survivals: probability of each draft that it is accepted, falling.
+        survivals: probability of each draft that it is accepted, falling; read no further than
+            to the draft behind which none can pay.
         num_roots: requests in the step, one token each for sure.
         seconds: t(n) for n = 0, 1, ...; n beyond its end is not considered.
         spent: seconds already spent on drafting in this step.
@@ -43,12 +45,16 @@ def choose(
     tokens = float(num_roots)
     plain = tokens / (seconds[num_roots] + spent)
     best, best_rate = 0, least_gain * plain
-    times = seconds[num_roots + 1 :]
-    for count, (survival, time) in enumerate(zip(survivals, times, strict=False), 1):
+    times, flattest = seconds[num_roots + 1 :], math.inf
+    for count, (time, survival) in enumerate(zip(times, survivals, strict=False), 1):
         tokens += survival
         rate = tokens / (time + spent)
         if rate > best_rate:
-            best, best_rate = count, rate
+            best, best_rate, flattest = count, rate, math.inf
+        elif survival < best_rate * flattest:  # worked out anew only where that may end it
+            flattest = least_survival(num_roots + count, seconds, 1.0)
+            if survival < best_rate * flattest:
+                break
     return Choice(best, best_rate if best else plain)
 
 

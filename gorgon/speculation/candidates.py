@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from gorgon.speculation.tree import DraftTree, Source, root_only, shape_of
-
-_ALL = 1 << 30  # guesses
 
 
 class Candidates:
@@ -63,10 +61,6 @@ class Candidates:
         owners, depths, limits = self._owners, self.depths, self._max_depths
         return [node for node in nodes if depths[node] < limits[owners[node]]]
 
-    def continues(self, node: int) -> bool:
-        """Whether a chain goes on below ``node``."""
-        return node in self._next
-
     def unused_token(self, parent: int) -> int:
         """A token that no draft below ``parent`` has."""
         drafts = range(self.num_roots, len(self.tokens))
@@ -75,12 +69,22 @@ class Candidates:
 
     def add(self, parent: int, token: int, prob: float, source: Source) -> int:
         """One draft below ``parent``, which has none with that token."""
+        node = len(self.tokens)
         self.tokens.append(token)
         self.parents.append(parent)
         self.probs.append(prob)
         self.survivals.append(self.survivals[parent] * prob)
-        self._note(1, parent, source)
-        return len(self.tokens) - 1
+        self.depths.append(self.depths[parent] + 1)
+        self.sources.append(source)
+        self._owners.append(self._owners[parent])
+        return node
+
+    def cut(self, count: int) -> None:
+        """Forget all nodes but the first ``count``."""
+        for facts in (self.tokens, self.parents, self.depths, self.probs, self.survivals):
+            del facts[count:]
+        del self.sources[count:], self._owners[count:]
+        self._next.clear()
 
     def add_chain(
         self,
@@ -209,31 +213,3 @@ class Candidates:
             tuple([self.probs[node] for node in order]),
             tuple([self.sources[node] for node in order]),
         )
-
-
-def most_below(candidates: Candidates, nodes: Mapping[int, int], wanted: int) -> dict[int, int]:
-    """How many guesses below each of ``nodes`` can be among the ``wanted`` likeliest drafts.
-
-    Where all nodes of a tree have the same ranked guesses below them (independent heads), the
-    guess of rank r below the j-th likeliest node, both from 0, has (j + 1) (r + 1) - 1 guesses
-    and j + 1 nodes before it. Where a chain goes on below a node all guesses are wanted, for one
-    of them may agree with it.
-
-    Args:
-        candidates: with ``nodes`` among them.
-        nodes: of one level, each with the tree that it belongs to.
-        wanted: drafts that there is room for.
-
-    Returns:
-        The nodes with room below and any such guess, likeliest first, and how many.
-    """
-    found: dict[int, int] = {}
-    seen: Counter[int] = Counter()
-    for node in candidates.ranked(candidates.with_room(nodes)):
-        seen[nodes[node]] += 1
-        count = wanted // seen[nodes[node]] - 1
-        if candidates.continues(node):
-            count = _ALL
-        if count > 0:
-            found[node] = count
-    return found

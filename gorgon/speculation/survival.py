@@ -12,11 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
-
 _RATE = 0.10  # for the shift that all depths of a request share
 _DEPTH_RATE = 0.05  # for the shift of one depth
 _MAX_SHIFT = 4.0
@@ -35,13 +30,17 @@ class Correction:
         """What is added to the logit of a draft at ``depth``."""
         return self.common + self.by_depth[min(depth, 16)]
 
+    def odds(self, depth: int) -> float:
+        """Odds against a draft at ``depth`` that states one half."""
+        return math.exp(-self.shift(depth))
+
     def apply(self, probability: float, depth: int) -> float:
         """The corrected probability of one draft."""
         return self.apply_each([probability], depth)[0]
 
     def apply_each(self, probabilities: Sequence[float], depth: int) -> list[float]:
         """The corrected probabilities of several drafts."""
-        odds = math.exp(-self.shift(depth))  # against a draft that states one half
+        odds = self.odds(depth)
         highest = _MOST / (_MOST + (1.0 - _MOST) * odds)
         return [p / (p + (1.0 - p) * odds) if p < _MOST else highest for p in probabilities]
 
@@ -53,12 +52,9 @@ class Correction:
         self.by_depth[i] = _clip(self.by_depth[i] + _DEPTH_RATE * error)
 
 
-def apply_all(probabilities: npt.NDArray[np.floating], shifts: npt.ArrayLike) -> Floats:
-    """``Correction.apply`` for arrays: probabilities [..., k], one shift for each row of k."""
-    p = np.minimum(probabilities, _MOST, dtype=np.float64)
-    odds = np.exp(np.negative(shifts))[..., None]
-    result: Floats = p / (p + (1.0 - p) * odds)
-    return result
+def correctable(stated: list[float]) -> list[float]:
+    """``stated``, falling, with none so certain that it could not be corrected."""
+    return stated if stated[0] < _MOST else [min(p, _MOST) for p in stated]
 
 
 class Inheritance:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gorgon.speculation.candidates import Candidates, most_below
+from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.tree import Source
 
 
@@ -110,41 +110,3 @@ def _product(probs: list[list[float]], ranks: tuple[int, ...]) -> float:
     for depth, rank in enumerate(ranks):
         survival *= probs[depth][rank]
     return survival
-
-
-@given(
-    tables=st.lists(
-        st.lists(st.lists(st.floats(0.01, 0.3), min_size=6, max_size=6), min_size=1, max_size=4),
-        min_size=1,
-        max_size=3,
-    ),
-    wanted=st.integers(1, 20),
-    chain=st.lists(st.integers(0, 5), max_size=3),
-)
-def test_guesses_that_are_left_out_are_not_among_the_likeliest(
-    tables: list[list[list[float]]], wanted: int, chain: list[int]
-) -> None:
-    depth = min(len(table) for table in tables)
-
-    def grow(limited: bool) -> list[float]:
-        candidates = Candidates(list(range(len(tables))), [9] * len(tables))
-        candidates.add_chain(0, chain, [0.5] * len(chain), 0.0, Source.LOOKUP)
-        trees = {root: root for root in range(len(tables))}
-        counts = dict.fromkeys(trees, 6)
-        for level in range(depth):
-            ranked = [sorted(tables[trees[node]][level], reverse=True) for node in counts]
-            limits = list(counts.values())
-            below = candidates.add_level(
-                list(counts),
-                [list(range(6))[:n] for n in limits],
-                [probs[:n] for probs, n in zip(ranked, limits, strict=True)],
-                0.0,
-                Source.HEADS,
-            )
-            owners = [trees[node] for node in counts]
-            trees = {node: owners[row] for node, row in below.items()}
-            counts = most_below(candidates, trees, wanted) if limited else dict.fromkeys(trees, 6)
-        survivals = sorted(candidates.survivals[candidates.num_roots :], reverse=True)
-        return survivals[:wanted]
-
-    assert grow(limited=True) == pytest.approx(grow(limited=False))

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gorgon.speculation.survival import Correction, Inheritance, apply_all
+from gorgon.speculation.survival import Correction, Inheritance
 
 
 def feed(correction: Correction, stated: float, truth: float, count: int, seed: int = 0) -> None:
@@ -35,16 +35,6 @@ def test_it_does_not_swing() -> None:
         values.append(correction.apply(0.8, 1))
     assert float(np.std(values)) < 0.12
     assert float(np.mean(values)) == pytest.approx(0.5, abs=0.08)
-
-
-def test_arrays_are_corrected_like_single_drafts() -> None:
-    corrections = [Correction(common=0.7), Correction(common=-1.2)]
-    probabilities = np.array([[0.9, 0.05], [0.5, 0.2]], np.float32)
-    together = apply_all(probabilities, [c.shift(2) for c in corrections])
-    for row, correction in enumerate(corrections):
-        for column in range(2):
-            alone = correction.apply(float(probabilities[row, column]), 2)
-            assert together[row, column] == pytest.approx(alone, rel=1e-6)
 
 
 def test_certain_statements_can_still_be_corrected() -> None:
