@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gorgon.backend import DraftState, Guesses
 from gorgon.request import SamplingParams, SpeculationParams, TreePaths
+from gorgon.speculation.cost import StepCost, StepTimes
 from tests.engine.driver import (
     BUSH,
     CHAIN,
@@ -109,3 +112,30 @@ def test_a_search_that_fails_costs_drafts_only() -> None:
     driver.run()
     driver.expect(answer)
     assert answer.depths[:8] == [0, 1, 2, 3, 4, 0, 0, 1]  # the seventh: heads that failed
+
+
+class GivenCost(StepCost):
+    """A t(n) that no step changes."""
+
+    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+        pass
+
+
+def test_heads_that_are_useless_rest_and_are_asked_again() -> None:
+    asked = 0
+    backend = conditioned(agreement=0.0, window=2, num_cells=2000)
+    half_a_step_per_token = StepTimes((32,), (1, 65), np.array([[1.0, 33.0]]))
+    driver = Driver(backend, GivenCost(half_a_step_per_token, 512))
+    propose = backend.propose
+
+    def counted(state: DraftState) -> Guesses:
+        nonlocal asked
+        asked += 1
+        return propose(state)
+
+    backend.propose = counted  # type: ignore[method-assign]
+    driver.submit((1, 2, 3), 900, SpeculationParams(mode="medusa"), ignore_eos=True)
+    driver.step(300)
+    asked = 0
+    driver.step(300)
+    assert 3 <= asked <= 60
