@@ -25,7 +25,7 @@ from gorgon.llama import ggml, heads_beam
 from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
-from gorgon.llama.heads_graph import Graph, Graphs, Port, best, pieces, size_for
+from gorgon.llama.heads_graph import Build, Graph, Graphs, Port, best, pieces, size_for
 from gorgon.llama.heads_guesses import Ranking, joined, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import part, row_bytes, shape_of
@@ -109,7 +109,7 @@ class ConditionedHeads:
         return levels
 
     def _fill_roots(self, graph: Graph, hidden: Floats, tokens: Ints) -> None:
-        pairs = graph.inputs[0].array.reshape(-1, 1 + self.window, 2, self._info.num_embd)
+        pairs = graph.inputs[0].array
         pairs[: len(hidden), :, 0] = hidden
         pairs[: len(hidden), :, 1] = self._embeddings.read(tokens)
 
@@ -125,9 +125,9 @@ class ConditionedHeads:
 
     def _deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         graph, count, num_embd = self._nodes.at_least(len(states)), len(states), self._info.num_embd
-        pairs = graph.inputs[0].array.reshape(-1, 2, num_embd)
-        pairs[:count, 0] = states[:, :num_embd]
-        pairs[:count, 1] = self._embeddings.read(tokens)
+        pairs = graph.inputs[0].array
+        pairs[:count, 0, 0] = states[:, :num_embd]
+        pairs[:count, 0, 1] = self._embeddings.read(tokens)
         bias = states[:, num_embd:] if self.window else None
         if bias is not None:
             graph.inputs[1].array[:count] = bias
@@ -152,18 +152,23 @@ class ConditionedHeads:
         self._device.close()
 
     def _make_root(self, rows: int) -> Graph:
-        shape = (self._info.num_embd, 2 * (1 + self.window), rows)
-        return Graph(self._device, [shape], self._build_root)
+        return self._make(rows, 1 + self.window, self._build_root)
 
     def _make_beams(self, rows: int) -> Graph:
-        shape = (self._info.num_embd, 2 * (1 + self.window), rows)
-        return Graph(self._device, [shape], self._build_beams)
+        return self._make(rows, 1 + self.window, self._build_beams)
 
     def _make_node(self, rows: int) -> Graph:
-        shapes: list[tuple[int, ...]] = [(self._info.num_embd, 2, rows)]
-        if self.window:
-            shapes.append((self._info.num_hidden, rows))
-        return Graph(self._device, shapes, self._build_node)
+        bias = [(self._info.num_hidden, rows)] if self.window else []
+        return self._make(rows, 1, self._build_node, bias)
+
+    def _make(
+        self, rows: int, pairs: int, build: Build, more: Sequence[tuple[int, ...]] = ()
+    ) -> Graph:
+        """A graph whose first input is [rows, pairs, 2, num_embd]: states, their embeddings."""
+        num_embd = self._info.num_embd
+        graph = Graph(self._device, [(num_embd, 2 * pairs, rows), *more], build)
+        graph.inputs[0].array = graph.inputs[0].array.reshape(rows, pairs, 2, num_embd)
+        return graph
 
     def _build_root(self, context: int, inputs: Sequence[int]) -> Sequence[int]:
         """s[1], what the ranking reads and, behind the window's share of s[0], b."""

@@ -38,19 +38,17 @@ class Port:
 
     def __init__(self, tensor: int, device: Device) -> None:
         self._handle, self._tensor = device.handle, tensor
-        self._is_copy = not ggml.backend_buft_is_host(device.buffer_type)
-        self.array: npt.NDArray[Any] = empty_like(tensor) if self._is_copy else view(tensor)
+        self.is_copy = not ggml.backend_buft_is_host(device.buffer_type)
+        self.array: npt.NDArray[Any] = empty_like(tensor) if self.is_copy else view(tensor)
         self.address, self._size = self.array.ctypes.data, self.array.nbytes
 
     def push(self) -> None:
-        """Queue what was written to ``array`` for the device."""
-        if self._is_copy:
-            ggml.backend_tensor_set_async(self._handle, self._tensor, self.address, 0, self._size)
+        """Queue what was written to ``array``, if it is a copy, for the device."""
+        ggml.backend_tensor_set_async(self._handle, self._tensor, self.address, 0, self._size)
 
     def pull(self) -> None:
-        """Queue what the device computes for ``array``."""
-        if self._is_copy:
-            ggml.backend_tensor_get_async(self._handle, self._tensor, self.address, 0, self._size)
+        """Queue what the device computes for ``array``, if it is a copy."""
+        ggml.backend_tensor_get_async(self._handle, self._tensor, self.address, 0, self._size)
 
 
 # Adds tensors to a context, from the inputs in it; names the outputs.
@@ -88,6 +86,9 @@ class Graph:
         for port in self.inputs:
             port.array.fill(0)  # rows of padding must be finite
         self.outputs = [Port(tensor, device) for tensor in outputs]
+        self._pushed, self._pulled = (
+            [port for port in ports if port.is_copy] for ports in (self.inputs, self.outputs)
+        )
 
     def _check(self) -> None:
         for i in range(ggml.graph_n_nodes(self._graph)):
@@ -103,12 +104,13 @@ class Graph:
         Raises:
             HeadsError: when the device fails.
         """
-        for port in self.inputs:
+        for port in self._pushed:
             port.push()
         status = ggml.backend_graph_compute_async(self._device.handle, self._graph)
-        for port in self.outputs:
+        for port in self._pulled:
             port.pull()
-        ggml.backend_synchronize(self._device.handle)
+        if self._pulled:  # else this processor has computed it
+            ggml.backend_synchronize(self._device.handle)
         if status != ggml.STATUS_SUCCESS:
             raise HeadsError("the heads failed on the device")
 
