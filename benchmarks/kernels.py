@@ -32,12 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gorgon.bench.shapes import write_model
 from gorgon.llama import kernels
 
-KINDS = {"f16": 1, "q8_0": 8}
-FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15}  # enum llama_ftype
+KINDS = {"f32": 0, "f16": 1, "q8_0": 8}
+FILE_TYPES = {"F32": 0, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15}  # enum llama_ftype
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
-def _quiet(_level: int, _text: bytes, _data: object) -> None:
+def quiet(_level: int, _text: bytes, _data: object) -> None:
     pass
 
 
@@ -248,7 +248,7 @@ def main() -> None:
     if arguments.make:
         write_model(arguments.make[0], arguments.make[1], Path(arguments.make[2]))
         return
-    llama.llama_log_set(_quiet, None)
+    llama.llama_log_set(quiet, None)
     llama.llama_backend_init()
     if arguments.quantize:
         quantize(Path(arguments.quantize[0]), arguments.quantize[1], Path(arguments.quantize[2]))

@@ -33,8 +33,8 @@ def run(script: str, **environment: str) -> str:
         "import numpy as np, llama_cpp.llama_cpp as llama\n"
         "from pathlib import Path\n"
         "from gorgon.llama import kernels\n"
-        "from benchmarks.kernels import Session, _quiet\n"
-        "llama.llama_log_set(_quiet, None); llama.llama_backend_init()\n"
+        "from benchmarks.kernels import Session, quiet\n"
+        "llama.llama_log_set(quiet, None); llama.llama_backend_init()\n"
         "status = kernels.load()\n"
     )
     found = subprocess.run(
