@@ -21,7 +21,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gorgon.llama import kernels
-from tests.native.conftest import F16, WEIGHT_TYPES, AttentionArgs, Native, pointer
+from tests.native.conftest import BARRIER, AttentionArgs, Native, Worker, pointer
+from tests.native.references import F16, WEIGHT_TYPES
 
 COLUMNS, CACHED_ROWS, MEMORY_ROWS = 1536, 512, 49152
 HEADS, KV_HEADS, DIM = 9, 3, 64  # the default model's
@@ -44,14 +45,13 @@ def time_product(native: Native, isa: str, name: str, rows: int, n: int) -> floa
     packed = native.pack(kind, native.quantize(kind, weights), COLUMNS)
     packed = np.ascontiguousarray(np.tile(packed, (rows // CACHED_ROWS, 1)))
     x, out = rng.standard_normal((n, COLUMNS), np.float32), np.empty((n, rows), np.float32)
-    sizes = [ctypes.c_int64(size) for size in (COLUMNS, rows, n)]
+    of = native.of(isa)
+    quantized, rows_16 = native.activations(isa, x, of.bias(kind)), rows // 16
+    arguments = (kind, pointer(packed), COLUMNS, 0, rows_16, pointer(quantized), n, pointer(out))
     found = least_ns(
-        lambda: native.library.gorgon_test_multiply(
-            isa.encode(), kind, sizes[0], sizes[1], pointer(packed), pointer(x), sizes[2],
-            pointer(out),
-        ),
+        lambda: of.multiply(*arguments, rows),
         60 if rows == CACHED_ROWS else 5,
-    )  # fmt: skip
+    )
     return found / (rows / 16 * COLUMNS / 32)
 
 
@@ -66,9 +66,10 @@ def time_attention(native: Native, isa: str, cells: int, n: int) -> float:
         q.ctypes.data, HEADS * DIM * 4, DIM * 4, *stored, *stored, mask.ctypes.data, cells * 2,
         out.ctypes.data, n, HEADS, KV_HEADS, cells, DIM, DIM, 0.125,
     )  # fmt: skip
-    return least_ns(
-        lambda: native.library.gorgon_test_attend(isa.encode(), ctypes.byref(args), 1), 60
-    )
+    of = native.of(isa)
+    scratch = np.empty(of.attention_scratch(ctypes.byref(args), 1), np.uint8)
+    worker = Worker(0, 1, scratch.ctypes.data, BARRIER(lambda _pool: None), None)
+    return least_ns(lambda: of.attend(ctypes.byref(args), ctypes.byref(worker)), 60)
 
 
 def main() -> None:

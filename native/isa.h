@@ -21,47 +21,17 @@ INLINE void fetch_far(const void * p) { _mm_prefetch(static_cast<const char *>(p
 constexpr int LANES = 16;
 using Floats = __m512;
 using Ints = __m512i;  // 16 x i32, or 64 bytes
+using HalfVector = __m256i_u;  // anywhere in memory
 
-INLINE Floats zero() { return _mm512_setzero_ps(); }
-INLINE Floats all(float x) { return _mm512_set1_ps(x); }
-INLINE Floats load(const float * p) { return _mm512_loadu_ps(p); }
-INLINE void store(float * p, Floats x) { _mm512_storeu_ps(p, x); }
-INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
-INLINE Floats abs(Floats a) { return _mm512_abs_ps(a); }
-INLINE Floats round(Floats a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-INLINE Floats load_f16(const void * p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i *>(p))); }
-INLINE Floats load_i8(const void * p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p)))); }
-INLINE Floats load_i16(const void * p) { return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i *>(p)))); }
-INLINE Ints i8_to_i16(const void * p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i *>(p))); }
+INLINE __m128i quarter(const void * p) { return _mm_loadu_si128(static_cast<const __m128i *>(p)); }
+INLINE __m256i to_bytes(const Ints a[2]) { return _mm256_set_m128i(_mm512_cvtepi32_epi8(a[1]), _mm512_cvtepi32_epi8(a[0])); }
+INLINE uint32_t lanes_above(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }  // a bit each
+INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GE_OQ), y); }
 INLINE void store_quarters(uint16_t * p, int stride, Ints a) {  // 16 bytes each
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_castsi512_si128(a));
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p + stride), _mm512_extracti32x4_epi32(a, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p + 2 * stride), _mm512_extracti32x4_epi32(a, 2));
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p + 3 * stride), _mm512_extracti32x4_epi32(a, 3));
-}
-INLINE Ints load_u8(const void * p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
-INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
-INLINE Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }
-INLINE __m256i to_bytes(const Ints a[2]) { return _mm256_set_m128i(_mm512_cvtepi32_epi8(a[1]), _mm512_cvtepi32_epi8(a[0])); }
-INLINE Floats times_power_of_two(Floats a, Floats n) { return _mm512_scalef_ps(a, n); }
-INLINE uint32_t lanes_above(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }  // a bit each
-INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(limit), _CMP_GE_OQ), y); }
-
-INLINE Ints all(int32_t x) { return _mm512_set1_epi32(x); }
-INLINE Ints load_bytes(const void * p) { return _mm512_loadu_si512(p); }
-INLINE Ints bits(Ints a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(mask))); }
-INLINE Ints either(Ints a, Ints b) { return _mm512_or_si512(a, b); }
-INLINE Ints plus(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
-template <int N> INLINE Ints right(Ints a) { return N > 0 ? _mm512_srli_epi16(a, N) : _mm512_slli_epi16(a, -N); }  // then bits()
-
-INLINE void store_sequence16(int * p, int first) {
-    _mm512_storeu_si512(p, _mm512_add_epi32(all(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
-}
-
-// which of the 16 halves at p are not `value`, a bit each
-INLINE uint32_t differ16(const void * p, uint16_t value) {
-    return _mm256_cmpneq_epi16_mask(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
 }
 
 #else
@@ -70,54 +40,50 @@ INLINE uint32_t differ16(const void * p, uint16_t value) {
 constexpr int LANES = 8;
 using Floats = __m256;
 using Ints = __m256i;  // 8 x i32, or 32 bytes
+using HalfVector = __m128i_u;
 
-INLINE Floats zero() { return _mm256_setzero_ps(); }
-INLINE Floats all(float x) { return _mm256_set1_ps(x); }
-INLINE Floats load(const float * p) { return _mm256_loadu_ps(p); }
-INLINE void store(float * p, Floats x) { _mm256_storeu_ps(p, x); }
-INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-INLINE Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
-INLINE Floats abs(Floats a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-INLINE Floats round(Floats a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-INLINE Floats load_f16(const void * p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
-INLINE Floats load_i8(const void * p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p)))); }
-INLINE Floats load_i16(const void * p) { return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p)))); }
-INLINE Ints i8_to_i16(const void * p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i *>(p))); }
-INLINE void store_quarters(uint16_t * p, int stride, Ints a) {  // of which there are two
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_castsi256_si128(a));
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(p + stride), _mm256_extracti128_si256(a, 1));
-}
-INLINE Ints load_u8(const void * p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p))); }
-INLINE Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
-INLINE Ints to_ints(Floats a) { return _mm256_cvtps_epi32(a); }
+INLINE __m128i quarter(const void * p) { return _mm_loadl_epi64(static_cast<const __m128i *>(p)); }
 INLINE __m256i to_bytes(const Ints a[4]) {
     const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(a[2], a[3]));  // fours, of low halves first
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
-INLINE Floats times_power_of_two(Floats a, Floats n) { return a * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(to_ints(n), _mm256_set1_epi32(127)), 23)); }
 INLINE uint32_t lanes_above(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
-INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm256_and_ps(_mm256_cmp_ps(x, all(limit), _CMP_GE_OQ), y); }
-
-INLINE Ints all(int32_t x) { return _mm256_set1_epi32(x); }
-INLINE Ints load_bytes(const void * p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
-INLINE Ints bits(Ints a, int mask) { return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(mask))); }
-INLINE Ints either(Ints a, Ints b) { return _mm256_or_si256(a, b); }
-INLINE Ints plus(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
-template <int N> INLINE Ints right(Ints a) { return N > 0 ? _mm256_srli_epi16(a, N) : _mm256_slli_epi16(a, -N); }  // then bits()
-
-INLINE void store_sequence16(int * p, int first) {
-    const Ints low = _mm256_add_epi32(all(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), low);
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), _mm256_add_epi32(low, all(8)));
+INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_GE_OQ), y); }
+INLINE void store_quarters(uint16_t * p, int stride, Ints a) {  // of which there are two
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_castsi256_si128(a));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p + stride), _mm256_extracti128_si256(a, 1));
 }
 
+#endif
+
+INLINE Floats zero() { return VECTOR(setzero_ps)(); }
+INLINE Floats all(float x) { return VECTOR(set1_ps)(x); }
+INLINE Floats load(const float * p) { return VECTOR(loadu_ps)(p); }
+INLINE void store(float * p, Floats x) { VECTOR(storeu_ps)(p, x); }
+INLINE Floats fma(Floats a, Floats b, Floats c) { return VECTOR(fmadd_ps)(a, b, c); }
+INLINE Floats max(Floats a, Floats b) { return VECTOR(max_ps)(a, b); }
+INLINE Floats abs(Floats a) { return VECTOR(andnot_ps)(all(-0.0f), a); }
+INLINE Floats to_floats(Ints a) { return VECTOR(cvtepi32_ps)(a); }
+INLINE Ints to_ints(Floats a) { return VECTOR(cvtps_epi32)(a); }
+INLINE Floats load_f16(const void * p) { return VECTOR(cvtph_ps)(*static_cast<const HalfVector *>(p)); }
+INLINE Floats load_i8(const void * p) { return to_floats(VECTOR(cvtepi8_epi32)(quarter(p))); }
+INLINE Floats load_i16(const void * p) { return to_floats(VECTOR(cvtepi16_epi32)(*static_cast<const HalfVector *>(p))); }
+INLINE Ints load_u8(const void * p) { return VECTOR(cvtepu8_epi32)(quarter(p)); }
+INLINE Ints i8_to_i16(const void * p) { return VECTOR(cvtepi8_epi16)(*static_cast<const HalfVector *>(p)); }
+
+INLINE Ints all(int32_t x) { return VECTOR(set1_epi32)(x); }
+INLINE Ints load_bytes(const void * p) { Ints a; __builtin_memcpy(&a, p, sizeof a); return a; }
+INLINE Ints bits(Ints a, int mask) { return a & VECTOR(set1_epi8)(static_cast<char>(mask)); }
+INLINE Ints either(Ints a, Ints b) { return a | b; }
+INLINE Ints plus(Ints a, Ints b) { return VECTOR(add_epi32)(a, b); }
+template <int N> INLINE Ints right(Ints a) { return N > 0 ? VECTOR(srli_epi16)(a, N) : VECTOR(slli_epi16)(a, -N); }  // then bits()
+
+// which of the 16 halves at p are not `value`, a bit each
 INLINE uint32_t differ16(const void * p, uint16_t value) {
     const __m256i equal = _mm256_cmpeq_epi16(_mm256_loadu_si256(static_cast<const __m256i *>(p)), _mm256_set1_epi16(static_cast<short>(value)));
     const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(equal), _mm256_extracti128_si256(equal, 1));
     return ~_mm_movemask_epi8(bytes) & 0xFFFF;
 }
-
-#endif
 
 // 8 x 2 LANES: out[j * stride + i] = 16 bits number j of read(i)
 template <class Read> INLINE void transpose(const Read & read, uint16_t * out, int stride) {
@@ -241,19 +207,24 @@ INLINE Floats exp2_fraction(Floats x) {
     return fma(p, x, all(1.0f));
 }
 
-constexpr float LOG2_E = 1.44269504f;
+constexpr float LOG2_E = 1.44269504f, ROUND = 12582912.0f;  // x + ROUND: its last bits are x as an integer
+
+// a * 2^n for n + ROUND, as long as that is a normal number
+INLINE Floats times_power_of_two(Floats a, Floats n) {
+    return reinterpret_cast<Floats>(plus(reinterpret_cast<Ints>(a), VECTOR(slli_epi32)(reinterpret_cast<Ints>(n), 23)));
+}
 
 // e^x for x <= 0, relative error about 1e-7; 0 below -87
 INLINE Floats exp_negative(Floats x) {
-    const Floats safe = max(x, all(-88.0f)), n = round(safe * all(LOG2_E));
+    const Floats safe = max(x, all(-88.0f)), rounded = fma(safe, all(LOG2_E), all(ROUND)), n = rounded - all(ROUND);
     const Floats rest = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), safe));
-    return zero_if_below(x, -87.0f, times_power_of_two(exp2_fraction(rest * all(LOG2_E)), n));
+    return zero_if_below(x, -87.0f, times_power_of_two(exp2_fraction(rest * all(LOG2_E)), rounded));
 }
 
 // 2^x for x <= 0, relative error below 1e-7; never below 2^-126
 INLINE Floats exp2_negative(Floats x) {
-    const Floats safe = max(x, all(-126.0f)), n = round(safe);
-    return times_power_of_two(exp2_fraction(safe - n), n);
+    const Floats safe = max(x, all(-126.0f)), rounded = safe + all(ROUND);
+    return times_power_of_two(exp2_fraction(safe - (rounded - all(ROUND))), rounded);
 }
 
 }  // namespace

@@ -45,6 +45,8 @@ struct Kernels {
     // rows 16 * first .. 16 * last - 1 of W times n columns of x: y[j * y_stride + row]
     void (*multiply)(int type, const void * packed, int64_t columns, int64_t first, int64_t last,
                      const Activation * x, int64_t n, float * y, int64_t y_stride);
+    // one row of W
+    void (*unpack)(int type, const void * packed, int64_t columns, int64_t row, float * out);
     size_t (*attention_scratch)(const Attention & a, int num_threads);
     void (*attend)(const Attention & a, const Worker & worker);
     // the first of the largest of n > 0 numbers
@@ -61,6 +63,3 @@ const Kernels * find_kernels(const char * name);  // nullptr or "": the best tha
                                                   // nullptr returned: it does not run the named one
 
 const Kernels * registered_kernels();  // those in use; nullptr before they are registered
-
-// Plain reference in double precision.
-void attend_reference(const Attention & a);

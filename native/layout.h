@@ -67,31 +67,15 @@ struct PackedQ6_K {
     } block[8];
 };
 
-// one block of one row, unpacked: weight k = q[k] * d[k / 16] + m, q without bias
-struct Unpacked {
-    int   q[BLOCK];
-    float d[2];
-    float m;
-};
-
-float f16_to_f32(uint16_t h);
-
-// Plain code for one ggml type; `bytes` of 16 rows x `columns`, `columns` = 32 or 256.
+// One ggml type; `bytes` of 16 rows x `columns`, `columns` = 32 or 256.
 struct Layout {
     int    type;  // enum ggml_type
     int    columns;
     size_t bytes;
-    void (*pack)(const uint8_t * src, size_t src_row, void * dst);             // 16 source rows -> one group
-    void (*unpack)(const void * src, int block, int row, Unpacked & out);
+    void (*pack)(const uint8_t * src, size_t src_row, void * dst);  // 16 source rows -> one group
 };
 
 const Layout * find_layout(int type);  // nullptr: not a type we know
 
 size_t group_bytes(const Layout & layout, int64_t columns);
 void   pack_rows(const Layout & layout, int64_t columns, int64_t rows, const void * src, void * dst);
-void   unpack_row(const Layout & layout, int64_t columns, const void * packed, int64_t row, float * out);
-
-// Plain references of the kernels in kernels.h; sums in the same order, so that results are equal bit by bit.
-void quantize_reference(const float * x, int64_t columns, int bias, Activation * out);
-void multiply_reference(const Layout & layout, int64_t columns, int64_t rows, const void * packed,
-                        const Activation * x, int n, float * y);

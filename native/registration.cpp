@@ -92,11 +92,10 @@ struct Rows : ggml::cpu::tensor_traits {
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         const ggml_tensor * w = op->src[0];
-        const Layout & layout = *find_layout(w->type);
         for (int64_t i = params->ith; i < ggml_nelements(op->src[1]); i += params->nth) {
             const int32_t row = static_cast<const int32_t *>(op->src[1]->data)[i];
             GGML_ASSERT(row >= 0 && row < w->ne[1]);
-            unpack_row(layout, w->ne[0], w->data, row, static_cast<float *>(op->data) + i * w->ne[0]);
+            kernels->unpack(w->type, w->data, w->ne[0], row, static_cast<float *>(op->data) + i * w->ne[0]);
         }
         return true;
     }
@@ -264,6 +263,12 @@ EXPORT void gorgon_kernels_take(bool weights, bool attention) {
 // How many operations of each kind were computed so far.
 EXPORT int64_t gorgon_kernels_num_products() { return num_products; }
 EXPORT int64_t gorgon_kernels_num_attentions() { return num_attentions; }
+
+// For tests: the kernels of any instruction set that this processor runs, and weights in our layout.
+EXPORT const Kernels * gorgon_kernels_find(const char * isa) { return find_kernels(isa); }
+EXPORT void gorgon_kernels_pack(int type, int64_t columns, int64_t rows, const void * src, void * dst) {
+    pack_rows(*find_layout(type), columns, rows, src, dst);
+}
 
 // Whether a weight of `rows` x `columns` can lie in our buffer.
 EXPORT bool gorgon_kernels_packs(int type, int64_t columns, int64_t rows) {

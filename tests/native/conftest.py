@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from gorgon.llama import kernels
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from tests.native.references import BLOCK_BYTES, BLOCK_COLUMNS, Bytes, Floats
 
 ISAS = ("avx512", "avxvnni", "avx2")
-F16, Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K = 1, 2, 3, 6, 8, 12, 14
-WEIGHT_TYPES = {"Q4_0": Q4_0, "Q4_1": Q4_1, "Q5_0": Q5_0, "Q8_0": Q8_0, "Q4_K": Q4_K, "Q6_K": Q6_K}
-BLOCK_BYTES = {Q4_0: 18, Q4_1: 20, Q5_0: 22, Q8_0: 34, Q4_K: 144, Q6_K: 210}
-BLOCK_COLUMNS = {Q4_0: 32, Q4_1: 32, Q5_0: 32, Q8_0: 32, Q4_K: 256, Q6_K: 256}
 
 
 class AttentionArgs(ctypes.Structure):
@@ -50,22 +46,64 @@ class AttentionArgs(ctypes.Structure):
     )
 
 
+BARRIER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class Worker(ctypes.Structure):
+    """``struct Worker`` of native/kernels.h."""
+
+    _fields_ = (
+        ("index", ctypes.c_int),
+        ("count", ctypes.c_int),
+        ("scratch", ctypes.c_void_p),
+        ("barrier", BARRIER),
+        ("pool", ctypes.c_void_p),
+    )
+
+
+_INT, _LONG, _FLOAT, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+
+
+class Kernels(ctypes.Structure):
+    """``struct Kernels`` of native/kernels.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("quantize", ctypes.CFUNCTYPE(None, _POINTER, _LONG, _INT, _POINTER)),
+        ("bias", ctypes.CFUNCTYPE(_INT, _INT)),
+        (
+            "multiply",
+            ctypes.CFUNCTYPE(
+                None, _INT, _POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, _POINTER, _LONG
+            ),
+        ),
+        ("unpack", ctypes.CFUNCTYPE(None, _INT, _POINTER, _LONG, _LONG, _POINTER)),
+        ("attention_scratch", ctypes.CFUNCTYPE(ctypes.c_size_t, _POINTER, _INT)),
+        ("attend", ctypes.CFUNCTYPE(None, _POINTER, _POINTER)),
+        ("likeliest", ctypes.CFUNCTYPE(_LONG, _POINTER, _LONG)),
+        ("weigh", ctypes.CFUNCTYPE(_FLOAT, _POINTER, _LONG, _FLOAT, _FLOAT, _POINTER)),
+        ("best_of", ctypes.CFUNCTYPE(_FLOAT, _POINTER, _LONG, _LONG, _POINTER, _POINTER)),
+    )
+
+
 class Native:
-    """The test functions of the library on NumPy arrays."""
+    """The kernels of any instruction set, and ggml's own conversions, on NumPy arrays."""
 
     def __init__(self, library: Any, base: Any) -> None:
         self.library = library
         self.base = base
-        library.gorgon_test_runs.restype = ctypes.c_bool
-        library.gorgon_test_likeliest.restype = ctypes.c_int64
-        library.gorgon_test_weigh.restype = ctypes.c_float
-        library.gorgon_test_best_of.restype = ctypes.c_float
+        library.gorgon_kernels_find.restype = ctypes.POINTER(Kernels)
         base.ggml_quantize_chunk.restype = ctypes.c_size_t
         base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
 
     def runs(self, isa: str) -> bool:
         """Whether this processor has the instruction set."""
-        return bool(self.library.gorgon_test_runs(isa.encode()))
+        return bool(self.library.gorgon_kernels_find(isa.encode()))
+
+    def of(self, isa: str) -> Kernels:
+        """Its kernels."""
+        found: Kernels = self.library.gorgon_kernels_find(isa.encode()).contents
+        return found
 
     def quantize(self, kind: int, weights: Floats) -> Bytes:
         """Weights in ggml's own blocks."""
@@ -93,7 +131,7 @@ class Native:
     def pack(self, kind: int, blocks: Bytes, columns: int) -> Bytes:
         """ggml's blocks in our layout: 16 rows interleaved."""
         packed = np.zeros_like(blocks)
-        self.library.gorgon_test_pack(
+        self.library.gorgon_kernels_pack(
             kind,
             ctypes.c_int64(columns),
             ctypes.c_int64(len(blocks)),
@@ -102,71 +140,66 @@ class Native:
         )
         return packed
 
-    def unpack(self, kind: int, packed: Bytes, columns: int) -> Floats:
+    def unpack(self, isa: str, kind: int, packed: Bytes, columns: int) -> Floats:
         """Our layout as floats."""
         out = np.empty((len(packed), columns), np.float32)
-        self.library.gorgon_test_unpack(
-            kind,
-            ctypes.c_int64(columns),
-            ctypes.c_int64(len(packed)),
-            pointer(packed),
-            pointer(out),
-        )
+        for row in range(len(packed)):
+            self.of(isa).unpack(kind, pointer(packed), columns, row, pointer(out[row]))
+        return out
+
+    def activations(self, isa: str, x: Floats, bias: int) -> Bytes:
+        """Rows of ``struct Activation``, [..., blocks of 32, 48 bytes]."""
+        out = np.zeros((*x.shape[:-1], x.shape[-1] // 32, 48), np.uint8)
+        self.of(isa).quantize(pointer(x), x.size, bias, pointer(out))
         return out
 
     def multiply(self, isa: str, kind: int, packed: Bytes, x: Floats) -> Floats:
-        """``x @ W.T`` by the kernel of ``isa``, or the plain reference for ``""``."""
-        x = np.ascontiguousarray(x, np.float32)
-        out = np.full((len(x), len(packed)), np.nan, np.float32)
-        self.library.gorgon_test_multiply(
-            isa.encode(),
-            kind,
-            ctypes.c_int64(x.shape[1]),
-            ctypes.c_int64(len(packed)),
-            pointer(packed),
-            pointer(x),
-            ctypes.c_int64(len(x)),
-            pointer(out),
+        """``x @ W.T``."""
+        of, rows, (n, columns) = self.of(isa), len(packed), x.shape
+        quantized = self.activations(isa, np.ascontiguousarray(x, np.float32), of.bias(kind))
+        out = np.full((n, rows), np.nan, np.float32)
+        of.multiply(
+            kind, pointer(packed), columns, 0, rows // 16, pointer(quantized), n, pointer(out), rows
         )
         return out
 
     def best_of(self, isa: str, logits: Floats, k: int) -> tuple[Floats, NDArray[np.int32], float]:
         """The ``k`` largest, their places, and the sum of all exponentials."""
         values, places = np.empty(k, np.float32), np.empty(k, np.int32)
-        total = self.library.gorgon_test_best_of(
-            isa.encode(),
-            pointer(logits),
-            ctypes.c_int64(logits.size),
-            ctypes.c_int64(k),
-            pointer(values),
-            pointer(places),
+        total = self.of(isa).best_of(
+            pointer(logits), len(logits), k, pointer(values), pointer(places)
         )
         return values, places, float(total)
 
     def likeliest(self, isa: str, logits: Floats) -> int:
         """The first of the largest."""
-        count = ctypes.c_int64(len(logits))
-        return int(self.library.gorgon_test_likeliest(isa.encode(), pointer(logits), count))
+        return int(self.of(isa).likeliest(pointer(logits), len(logits)))
 
     def weigh(self, isa: str, logits: Floats, temperature: float) -> tuple[Floats, float]:
         """``exp(logits / temperature)`` over the largest of them, and the sum."""
         out = np.full(len(logits) + 15, np.nan, np.float32)
-        most = np.float32(logits.max()) / np.float32(temperature)
-        total = self.library.gorgon_test_weigh(
-            isa.encode(),
-            pointer(logits),
-            ctypes.c_int64(len(logits)),
-            ctypes.c_float(temperature),
-            ctypes.c_float(float(most)),
-            pointer(out),
-        )
+        most = float(np.float32(logits.max()) / np.float32(temperature))
+        total = self.of(isa).weigh(pointer(logits), len(logits), temperature, most, pointer(out))
         return out[: len(logits)], float(total)
 
     def attend(self, isa: str, args: AttentionArgs, out: Floats, threads: int = 1) -> Floats:
-        """Attention by the kernel of ``isa``, or the double-precision reference for ``""``."""
+        """Attention by ``threads`` workers."""
         out.fill(np.nan)
         args.out = out.ctypes.data
-        self.library.gorgon_test_attend(isa.encode(), ctypes.byref(args), threads)
+        of, barrier = self.of(isa), threading.Barrier(threads)
+        scratch = np.full(of.attention_scratch(ctypes.byref(args), threads), 255, np.uint8)  # NaN
+
+        def wait(_pool: int | None) -> None:
+            barrier.wait()
+
+        called = BARRIER(wait)
+
+        def work(index: int) -> None:
+            worker = Worker(index, threads, scratch.ctypes.data, called, None)
+            of.attend(ctypes.byref(args), ctypes.byref(worker))
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
         return out.copy()
 
 

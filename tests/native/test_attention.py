@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.native.conftest import F16, Q8_0, AttentionArgs, Floats, Native
+from tests.native import references
+from tests.native.conftest import AttentionArgs, Native
+from tests.native.references import F16, Q8_0, Doubles, Floats
 
 Mask = NDArray[np.bool_]
 
@@ -28,6 +30,7 @@ class Case:
     kind: int = F16
     positions: NDArray[np.int32] | None = None  # [cell] of the texts
     keep: list[NDArray[np.generic]] = field(default_factory=list)
+    mask: NDArray[np.float16] = field(init=False)  # of the last args()
 
     def args(self) -> tuple[AttentionArgs, Floats]:
         args = AttentionArgs()
@@ -43,8 +46,8 @@ class Case:
             setattr(args, f"{name}_head", raw.shape[1] // self.kv_heads)
             setattr(args, f"{name}_type", self.kind)
         q = np.ascontiguousarray(self.q, np.float32)
-        mask = np.where(self.seen, np.float16(0), np.float16(-np.inf))
-        self.keep += [q, mask]
+        self.keep.append(q)
+        self.mask = mask = self._mask()
         args.q, args.q_query, args.q_head = q.ctypes.data, q.strides[0], q.strides[1]
         args.mask, args.mask_query = mask.ctypes.data, mask.strides[0]
         args.num_queries, args.num_heads, args.num_kv_heads = len(q), self.heads, self.kv_heads
@@ -57,6 +60,23 @@ class Case:
     def run(self, isa: str, threads: int = 1) -> Floats:
         args, out = self.args()
         return self.native.attend(isa, args, out, threads)
+
+    def exact(self, mask: NDArray[np.float16] | None = None) -> Doubles:
+        """In double precision, of what the cache holds."""
+        if mask is None:
+            mask = self._mask()
+        k, v = (self._stored(rows) for rows in (self.k, self.v))
+        return references.attend(self.q, k, v, mask, self.dim**-0.5)
+
+    def _mask(self) -> NDArray[np.float16]:
+        return np.where(self.seen, 0, -np.inf).astype(np.float16)
+
+    def _stored(self, rows: Floats) -> Floats:
+        if self.kind == F16:
+            return rows.astype(np.float16).astype(np.float32)
+        flat = rows.reshape(len(rows), -1)
+        blocks = self.native.quantize(Q8_0, flat)
+        return self.native.dequantize(Q8_0, blocks, flat.shape[1]).reshape(rows.shape)
 
 
 def make(
@@ -83,19 +103,19 @@ def test_close_to_double_precision(
     native: Native, isa: str, kind: int, heads: int, kv_heads: int, dim: int, cells: int
 ) -> None:
     case = make(native, 5, cells, heads=heads, kv_heads=kv_heads, dim=dim, kind=kind)
-    np.testing.assert_allclose(case.run(isa, 2), case.run(""), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(case.run(isa, 2), case.exact(), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("queries", [1, 2, 3, 4, 8, 17, 33])
 def test_many_queries(native: Native, isa: str, queries: int) -> None:
     case = make(native, queries, 300, seed=queries)
-    np.testing.assert_allclose(case.run(isa, 2), case.run(""), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(case.run(isa, 2), case.exact(), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("spread", [1e-4, 30.0])
 def test_extreme_scores(native: Native, isa: str, spread: float) -> None:
     case = make(native, 4, 400, spread=spread)
-    np.testing.assert_allclose(case.run(isa), case.run(""), rtol=1e-4, atol=1e-5 * spread)
+    np.testing.assert_allclose(case.run(isa), case.exact(), rtol=1e-4, atol=1e-5 * spread)
 
 
 def test_a_query_that_sees_nothing_gives_zeros(native: Native, isa: str) -> None:
@@ -131,7 +151,7 @@ def test_bits_do_not_depend_on_the_tree(native: Native, isa: str, prefix: int) -
             case.seen[node] = case.seen[parent]
         case.seen[node, prefix + node] = True
     together = case.run(isa, 2)
-    np.testing.assert_allclose(together, case.run(""), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(together, case.exact(), rtol=2e-5, atol=2e-6)
     for i in range(len(parents)):
         alone = Case(native, 9, 3, 64, case.q[i : i + 1], case.k, case.v, case.seen[i : i + 1])
         np.testing.assert_array_equal(alone.run(isa)[0], together[i])
@@ -141,13 +161,13 @@ def test_masks_and_positions_may_change_in_place(native: Native, isa: str) -> No
     case = make(native, 4, 300)
     case.positions = np.arange(300, dtype=np.int32)
     args, out = case.args()
-    mask = case.keep[-1]
+    mask = case.mask
     for change in (lambda: mask[:, 40:90].fill(-np.inf), lambda: mask[2].fill(0)):
         before = native.attend(isa, args, out)
         change()
         after = native.attend(isa, args, out)
         assert (after != before).any()
-        np.testing.assert_allclose(after, native.attend("", args, out), rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(after, case.exact(mask), rtol=2e-5, atol=2e-6)
     case.seen[:] = mask == 0
     np.random.default_rng(1).shuffle(case.positions)
     cells = np.argsort(case.positions)
@@ -163,10 +183,10 @@ def test_masks_and_positions_may_change_in_place(native: Native, isa: str) -> No
 def test_masks_are_added_to_the_scores(native: Native, isa: str) -> None:
     case = make(native, 3, 300)
     args, out = case.args()
-    mask = case.keep[-1]
+    mask = case.mask
     mask[1] += np.random.default_rng(2).normal(0, 2, 300).astype(np.float16)
     biased = native.attend(isa, args, out)
-    np.testing.assert_allclose(biased, native.attend("", args, out), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(biased, case.exact(mask), rtol=2e-5, atol=2e-6)
     assert (biased[1] != case.run(isa)[1]).any()
 
 
@@ -214,7 +234,7 @@ def test_positions_that_are_no_text_lose_no_cell(native: Native, isa: str, wrong
         case.positions[:] //= 2
     else:
         case.positions *= 5
-    np.testing.assert_allclose(case.run(isa, 2), case.run(""), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(case.run(isa, 2), case.exact(), rtol=2e-5, atol=2e-6)
 
 
 def test_instruction_sets_agree(native: Native) -> None:

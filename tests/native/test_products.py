@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
 
-from tests.native.conftest import (
-    BLOCK_BYTES,
-    BLOCK_COLUMNS,
-    WEIGHT_TYPES,
-    Bytes,
-    Native,
-    pointer,
-)
+from tests.native import references
+from tests.native.conftest import Native
+from tests.native.references import BLOCK_BYTES, BLOCK_COLUMNS, WEIGHT_TYPES, Bytes
 
 KINDS = pytest.mark.parametrize("kind", WEIGHT_TYPES.values(), ids=WEIGHT_TYPES.keys())
 
@@ -35,20 +28,21 @@ def random_blocks(kind: int, rows: int, columns: int, seed: int) -> Bytes:
 
 
 @KINDS
-def test_packed_weights_are_the_same_weights(native: Native, kind: int) -> None:
+def test_packed_weights_are_the_same_weights(native: Native, isa: str, kind: int) -> None:
     blocks = random_blocks(kind, 48, 768, 1)
     packed = native.pack(kind, blocks, 768)
     np.testing.assert_array_equal(
-        native.unpack(kind, packed, 768), native.dequantize(kind, blocks, 768)
+        native.unpack(isa, kind, packed, 768), native.dequantize(kind, blocks, 768)
     )
 
 
 @KINDS
 @pytest.mark.parametrize("columns", [256, 512, 1536])
 def test_kernel_equals_reference(native: Native, isa: str, kind: int, columns: int) -> None:
-    packed = native.pack(kind, random_blocks(kind, 48, columns, columns), columns)
+    blocks = random_blocks(kind, 48, columns, columns)
+    packed = native.pack(kind, blocks, columns)
     x = np.random.default_rng(2).normal(0, 3, (33, columns)).astype(np.float32)
-    expected = native.multiply("", kind, packed, x)
+    expected = references.multiply(kind, blocks, x)
     for n in range(1, 34):
         np.testing.assert_array_equal(native.multiply(isa, kind, packed, x[:n]), expected[:n])
 
@@ -57,10 +51,11 @@ def test_kernel_equals_reference(native: Native, isa: str, kind: int, columns: i
 @pytest.mark.parametrize("blocks_of_32", [1, 2, 3, 18])
 def test_short_rows(native: Native, isa: str, kind: int, blocks_of_32: int) -> None:
     columns = blocks_of_32 * BLOCK_COLUMNS[kind]
-    packed = native.pack(kind, random_blocks(kind, 16, columns, 3), columns)
+    blocks = random_blocks(kind, 16, columns, 3)
     x = np.random.default_rng(3).normal(size=(5, columns)).astype(np.float32)
     np.testing.assert_array_equal(
-        native.multiply(isa, kind, packed, x), native.multiply("", kind, packed, x)
+        native.multiply(isa, kind, native.pack(kind, blocks, columns), x),
+        references.multiply(kind, blocks, x),
     )
 
 
@@ -82,12 +77,12 @@ def test_a_column_does_not_depend_on_the_others(native: Native, isa: str, kind: 
 @KINDS
 @pytest.mark.parametrize("scale", [0.0, 1e-44, 1e-38, 1e-30, 1e-3, 1e3, 1e30])
 def test_extreme_activations(native: Native, isa: str, kind: int, scale: float) -> None:
-    packed = native.pack(kind, random_blocks(kind, 16, 256, 5), 256)
+    blocks = random_blocks(kind, 16, 256, 5)
     x = (np.random.default_rng(5).normal(size=(3, 256)) * scale).astype(np.float32)
     x[1, ::7] = 0
-    out = native.multiply(isa, kind, packed, x)
+    out = native.multiply(isa, kind, native.pack(kind, blocks, 256), x)
     assert np.isfinite(out).all()
-    np.testing.assert_array_equal(out, native.multiply("", kind, packed, x))
+    np.testing.assert_array_equal(out, references.multiply(kind, blocks, x))
 
 
 @KINDS
@@ -104,7 +99,7 @@ def test_extreme_integers(native: Native, isa: str, kind: int) -> None:
         for sign in ([1, 1], [-1, -1], [1, -1]):
             x = np.tile(np.array(sign, np.float32), 256)[None, :]
             np.testing.assert_array_equal(
-                native.multiply(isa, kind, packed, x), native.multiply("", kind, packed, x)
+                native.multiply(isa, kind, packed, x), references.multiply(kind, blocks, x)
             )
 
 
@@ -123,14 +118,12 @@ def test_error_against_double_precision(native: Native, isa: str, kind: int) -> 
 def test_quantised_activations(native: Native, isa: str) -> None:
     x = np.random.default_rng(8).normal(size=4096).astype(np.float32)
     x[64:96] = 0
-    results = []
-    for which in ("", isa):
-        out = np.zeros((128, 48), np.uint8)
-        native.library.gorgon_test_quantize(
-            which.encode(), pointer(x), ctypes.c_int64(4096), 8, pointer(out)
-        )
-        results.append(out)
-    np.testing.assert_array_equal(results[0], results[1])
-    scales = results[0][:, :4].copy().view(np.float32)
-    values = results[0][:, 16:].view(np.int8) * scales
-    assert np.abs(values.ravel() - x).max() <= scales.max() / 2 * 1.001
+    out = native.activations(isa, x, 8)
+    scales, q = references.quantize(x.reshape(-1, 32))
+    sums = q.reshape(-1, 2, 16).sum(axis=2)
+    np.testing.assert_array_equal(out[:, :4].copy().view(np.float32)[:, 0], scales)
+    total = sums.sum(axis=1).astype(np.float32)
+    np.testing.assert_array_equal(out[:, 4:8].copy().view(np.float32)[:, 0], scales * total)
+    np.testing.assert_array_equal(out[:, 8:16].copy().view(np.int32), -8 * sums)
+    np.testing.assert_array_equal(out[:, 16:].view(np.int8), q)
+    assert np.abs((q * scales[:, None]).ravel() - x).max() <= scales.max() / 2 * 1.001
