@@ -42,7 +42,6 @@ class DraftStep:
         self.candidates, self.sequences, self.free = candidates, sequences, free
         self._num_sure, self._curve = len(candidates), curve
         self._num_room = len(curve) - 1 - self._num_sure
-        self._flattest = budget.least_survival(self._num_sure, curve, 1.0)
         self.num_wanted = self._num_room if plan is None else plan.width
         self._ranked: list[int] = []
         self._least_ranked = 0.0
@@ -75,17 +74,19 @@ class DraftStep:
             rows[root] = ChainedRow(rows.get(root), chain)
         growth = best_first.grow(candidates, rows)
         if self._plan is None:
-            self.choice = self._choose(growth, spent)
+            self.choice = self._choose(growth, spent, growing=True)
         else:  # a lesson is about all that there is room for
             count = self._num_room if self._plan.teaches else self.choice.num_drafts
             collections.deque(itertools.islice(growth, count), maxlen=0)
         self.spent, self.survivals = spent, candidates.survivals[first:]
         self._ranked = list(range(first, len(candidates)))
 
-    def _choose(self, survivals: Iterable[float], spent: float) -> budget.Choice:
+    def _choose(
+        self, survivals: Iterable[float], spent: float, *, growing: bool = False
+    ) -> budget.Choice:
         if self._plan is None:
-            least_gain = MARGIN / self._trust
-            return budget.choose(survivals, self._num_sure, self._curve, spent, least_gain)
+            sure, least_gain = self._num_sure, MARGIN / self._trust
+            return budget.choose(survivals, sure, self._curve, spent, least_gain, growing=growing)
         return budget.Choice(min(self._plan.num_drafts, self._num_room), self._plan.rate)
 
     def add_chain(self, root: int, tokens: Seq[int], probs: Seq[float], floor: float) -> None:
@@ -108,7 +109,8 @@ class DraftStep:
         """Survival below which no draft can pay at the rate of the last choice, or has no room."""
         if self._plan is not None:
             return self._least_ranked
-        return max(self.choice.rate * self._flattest, self._least_ranked)
+        least = budget.least_survival(self._num_sure, self._curve, self.choice.rate)
+        return max(least, self._least_ranked)
 
     def add_level(
         self, parents: list[int], tokens: list[list[int]], probs: list[list[float]]

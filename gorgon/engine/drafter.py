@@ -135,9 +135,11 @@ class Drafter:
         if self._rests(sequences):
             return [root_only(sequence.tokens[-1]) for sequence in sequences]
         roots = [sequence.tokens[-1] for sequence in sequences]
-        candidates = Candidates(roots, [sequence.num_remaining - 1 for sequence in sequences])
-        self._add_fixed(candidates, sequences, limits.drafts)
-        free = [i for i, s in enumerate(sequences) if s.shape is None and s.num_remaining > 1]
+        rooms = [sequence.num_remaining - 1 for sequence in sequences]
+        candidates = Candidates(roots, rooms)
+        free = [i for i, s in enumerate(sequences) if s.shape is None and rooms[i] > 0]
+        if len(free) < len(sequences):
+            self._add_fixed(candidates, sequences, limits.drafts)
         if not free:
             return candidates.trees(range(len(roots), len(candidates)))
         num_sure = len(candidates)
@@ -150,9 +152,12 @@ class Drafter:
 
     def _rests(self, sequences: Seq[Sequence]) -> bool:
         """Whether this step does not even look for drafts, since looking has not paid lately."""
-        if any(s.shape is not None and len(s.shape) > 1 for s in sequences):
-            return False
-        free = [sequence for sequence in sequences if sequence.shape is None]
+        free = []
+        for sequence in sequences:
+            if sequence.shape is None:
+                free.append(sequence)
+            elif len(sequence.shape) > 1:
+                return False
         if not free:
             return True
         if self._habit is not None or self._gate.is_open(len(sequences)):

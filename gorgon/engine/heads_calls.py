@@ -71,7 +71,8 @@ class HeadsCalls:
 
 def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
     """What the heads read of ``sequences``, whose last states are known."""
-    hidden = np.concatenate([piece for sequence in sequences for piece in sequence.hidden])
+    pieces = [piece for sequence in sequences for piece in sequence.hidden]
+    hidden = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     tokens = [sequence.last_tokens(1 + window) for sequence in sequences]
     shape = (len(sequences), 1 + window, hidden.shape[1])
     return DraftState(hidden.reshape(shape), np.array(tokens, np.int32))

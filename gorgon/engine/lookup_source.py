@@ -32,11 +32,14 @@ class LookupSource:
 
     def add(self, step: DraftStep) -> None:
         """Add a chain below each root whose text has occurred before, if it may pay."""
-        floor = step.floor()
+        floor: float | None = None
         for root in step.free:
             sequence = step.sequences[root]
             match = sequence.match = sequence.occurrences.match(sequence.tokens)
-            if match is not None and self._stated(sequence, match) >= floor:
+            if match is None:
+                continue
+            floor = step.floor() if floor is None else floor
+            if self._stated(sequence, match) >= floor:
                 rates, places = self._survival.classes(match)
                 rates = sequence.lookup_correction.apply_each(rates, 1)
                 probs = [rates[place] for place in places]

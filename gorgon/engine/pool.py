@@ -152,19 +152,22 @@ class SequencePool:
         branches of the first tree that end at its root.
         """
         trees = list(trees)
-        size = sum(len(tree) for _, tree in trees)
-        num_ids = sum(tree.shape.num_branches for _, tree in trees)
+        size, num_ids = 0, 0
+        for _, tree in trees:
+            size += len(tree.tokens)
+            num_ids += tree.shape.num_branches
         spare = self._last_ids - num_ids if size == self._last_size else 0
         spare = max(0, min(spare, len(self._free_ids) - num_ids))
         self._last_size, self._last_ids = size, num_ids + spare
         rows: list[BatchRow] = []
         placements = []
         for sequence, tree in trees:
-            ids = self._branch_ids(sequence, tree.shape.num_branches + spare)
-            cells = self._take_cells(len(tree))
+            shape, start = tree.shape, len(sequence.cells)
+            ids = self._branch_ids(sequence, shape.num_branches + spare)
+            cells = self._take_cells(len(tree.tokens))
             placements.append(Placement(sequence, tree, len(rows), cells, ids))
-            positions = [sequence.num_computed + depth for depth in tree.shape.depths]
-            holders = [[ids[branch] for branch in branches] for branches in tree.shape.branches]
+            positions = [start + depth for depth in shape.depths]
+            holders = [ids[on.start : on.stop] for on in shape.branches]
             holders[0] = ids
             rows += map(BatchRow, tree.tokens, positions, holders)
             spare = 0

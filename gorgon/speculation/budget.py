@@ -26,6 +26,8 @@ def choose(
     seconds: Sequence[float],
     spent: float = 0.0,
     least_gain: float = 1.0,
+    *,
+    growing: bool = False,
 ) -> Choice:
     """The number of drafts that maximises expected tokens a second.
 
@@ -35,12 +37,13 @@ def choose(
     than its parent; so trying every k finds the optimum.
 
     Args:
-        survivals: probability of each draft that it is accepted, falling; read no further than
-            to the draft behind which none can pay.
+        survivals: probability of each draft that it is accepted, falling.
         num_roots: requests in the step, one token each for sure.
         seconds: t(n) for n = 0, 1, ...; n beyond its end is not considered.
         spent: seconds already spent on drafting in this step.
         least_gain: how many times as many tokens a second there must be with drafts as without.
+        growing: whether drafts are made as ``survivals`` is read, so that it should not be read
+            beyond the one behind which none can pay.
     """
     tokens = float(num_roots)
     plain = tokens / (seconds[num_roots] + spent)
@@ -51,7 +54,9 @@ def choose(
         rate = tokens / (time + spent)
         if rate > best_rate:
             best, best_rate, flattest = count, rate, math.inf
-        elif survival < best_rate * flattest:  # worked out anew only where that may end it
+        elif (
+            growing and survival < best_rate * flattest
+        ):  # worked out anew only where that may end it
             flattest = least_survival(num_roots + count, seconds, 1.0)
             if survival < best_rate * flattest:
                 break

@@ -199,17 +199,16 @@ class Candidates:
     def _tree(self, root: int, below: dict[int, list[int]]) -> DraftTree:
         if root not in below:
             return root_only(self.tokens[root])
-        order: list[int] = []
+        places: dict[int, int] = {}  # of the nodes, in their order
         stack = [root]
         while stack:
             node = stack.pop()
-            order.append(node)
+            places[node] = len(places)
             if node in below:
                 stack += reversed(below[node])
-        places = {node: place for place, node in enumerate(order)}
         return DraftTree(
-            shape_of(tuple([places[self.parents[node]] for node in order])),
-            tuple([self.tokens[node] for node in order]),
-            tuple([self.probs[node] for node in order]),
-            tuple([self.sources[node] for node in order]),
+            shape_of(tuple([places[self.parents[node]] for node in places])),
+            tuple([self.tokens[node] for node in places]),
+            tuple([self.probs[node] for node in places]),
+            tuple([self.sources[node] for node in places]),
         )

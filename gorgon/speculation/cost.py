@@ -94,14 +94,14 @@ class StepCost:
         All of it, so that a size is left only for one that makes up for the change at once: where
         graphs are captured anew, going back and forth costs more than any draft brings.
         """
-        curve = self.curve(context, most)
-        if self.change > 0:
-            changed = [time + self.change for time in curve]
-            changed[0] = 0.0
-            if self._last <= most:
-                changed[self._last] = curve[self._last]
-            return changed
-        return curve
+        if not self.change:
+            return self.curve(context, most)
+        factor, change, shape = math.exp(self._drift), self.change, self._shape_at(context)
+        changed = [factor * time + change for time in shape[: most + 1]]
+        changed[0] = 0.0
+        if self._last < len(changed):
+            changed[self._last] -= change
+        return changed
 
     def observe(self, num_tokens: int, context: float, seconds: float) -> None:
         """Learn from a step of ``num_tokens`` that took ``seconds``."""

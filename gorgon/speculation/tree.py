@@ -14,9 +14,10 @@ has already drawn; every other node is a draft below its parent. Parents come be
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from gorgon.errors import RequestError
 from gorgon.request import TreePaths
@@ -30,76 +31,52 @@ class TreeShape:
 
     ``parents[i] < i`` for every node but the root, whose parent is 0 by convention.
     ``ranks[i]`` says which guess of the head at that depth node i takes (0 is the likeliest).
+
+    Worked out at once, since every step meets new shapes: ``depths``, distances from the root;
+    ``children`` of every node, in node order; ``branches`` that every node lies on, one for each
+    leaf. The branches of a node are consecutive numbers, and a node's first branch is that of its
+    first child, so branch 0 follows first children from the root.
     """
 
     parents: tuple[int, ...]
     ranks: tuple[int, ...]
+    depths: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    children: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    branches: tuple[range, ...] = field(init=False, repr=False, compare=False)
+    splits: dict[tuple[int, ...], Split] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        assert len(self.parents) == len(self.ranks) >= 1
-        assert self.parents[0] == 0
-        assert all(0 <= parent < node for node, parent in enumerate(self.parents) if node)
+        parents, count = self.parents, len(self.parents)
+        assert len(self.ranks) == count >= 1
+        assert parents[0] == 0
+        assert all(map(operator.lt, parents[1:], range(1, count)))
+        depths = [0] * count
+        children: list[list[int]] = [[] for _ in parents]
+        for node in range(1, count):
+            depths[node] = depths[parents[node]] + 1
+            children[parents[node]].append(node)
+        object.__setattr__(self, "depths", tuple(depths))
+        object.__setattr__(self, "children", tuple(map(tuple, children)))
+        object.__setattr__(self, "branches", _branches(parents))
+        object.__setattr__(self, "splits", {})
 
     def __len__(self) -> int:
         return len(self.parents)
 
-    @cached_property
-    def depths(self) -> tuple[int, ...]:
-        """Distance of every node from the root."""
-        depths = [0]
-        for node in range(1, len(self)):
-            depths.append(depths[self.parents[node]] + 1)
-        return tuple(depths)
-
-    @cached_property
+    @property
     def max_depth(self) -> int:
         """Depth of the deepest node."""
         return max(self.depths)
 
-    @cached_property
+    @property
     def max_rank(self) -> int:
         """The highest rank used, so that a drafter knows how many guesses it needs."""
         return max(self.ranks)
 
-    @cached_property
-    def children(self) -> tuple[tuple[int, ...], ...]:
-        """The children of every node, in node order."""
-        below: list[list[int]] = [[] for _ in self.parents]
-        for node in range(1, len(self)):
-            below[self.parents[node]].append(node)
-        return tuple(tuple(nodes) for nodes in below)
-
-    @cached_property
-    def branches(self) -> tuple[tuple[int, ...], ...]:
-        """For every node the branches it lies on, lowest first; one branch per leaf.
-
-        The branches of a node are consecutive numbers, and a node's first branch is that of its
-        first child, so branch 0 follows first children from the root.
-        """
-        branches: list[tuple[int, ...]] = [()] * len(self)
-        next_branch = 0
-
-        def number(node: int) -> tuple[int, ...]:
-            nonlocal next_branch
-            if not self.children[node]:
-                branches[node] = (next_branch,)
-                next_branch += 1
-            else:
-                branches[node] = tuple(b for child in self.children[node] for b in number(child))
-            return branches[node]
-
-        number(0)
-        return tuple(branches)
-
-    @cached_property
+    @property
     def num_branches(self) -> int:
         """How many leaves, and so sequences, the tree needs."""
         return len(self.branches[0])
-
-    @cached_property
-    def splits(self) -> dict[tuple[int, ...], Split]:
-        """What ``split`` has worked out so far."""
-        return {}
 
     def path_to(self, node: int) -> tuple[int, ...]:
         """The nodes from the root to ``node``, both included."""
@@ -108,20 +85,19 @@ class TreeShape:
             path.append(self.parents[path[-1]])
         return tuple(reversed(path))
 
-    def pruned(self, keep: Iterable[int]) -> tuple[TreeShape, tuple[int, ...]]:
-        """The tree of the nodes in ``keep`` and their original numbers.
 
-        A node stays only if its parent stays; the root always does.
-        """
-        wanted = set(keep)
-        kept = [0]
-        number = {0: 0}
-        for node in range(1, len(self)):
-            if node in wanted and self.parents[node] in number:
-                number[node] = len(kept)
-                kept.append(node)
-        parents = tuple(number[self.parents[node]] for node in kept)
-        return TreeShape(parents, tuple(self.ranks[node] for node in kept)), tuple(kept)
+def _branches(parents: Sequence[int]) -> tuple[range, ...]:
+    widths = [0] * len(parents)  # leaves below each node, itself included
+    for node in range(len(parents) - 1, 0, -1):
+        widths[node] = widths[node] or 1
+        widths[parents[node]] += widths[node]
+    found, free = [range(widths[0] or 1)], [0] * len(parents)  # first branch for the next child
+    for node in range(1, len(parents)):
+        parent = parents[node]
+        free[node] = first = free[parent]
+        free[parent] = end = first + widths[node]
+        found.append(range(first, end))
+    return tuple(found)
 
 
 class Source(enum.StrEnum):
@@ -207,8 +183,10 @@ def split(shape: TreeShape, path: tuple[int, ...]) -> Split:
 
 
 def _split(shape: TreeShape, path: tuple[int, ...]) -> Split:
-    branches = shape.branches
-    common = [sum(b in branches[node] for node in path) for b in range(shape.num_branches)]
+    branches, common = shape.branches, [0] * shape.num_branches
+    for node in path:
+        for branch in branches[node]:
+            common[branch] += 1
     rejected = [node for node in range(len(shape)) if node not in path]
     cut = sorted({branch for node in rejected for branch in branches[node]})
     return Split(tuple(rejected), tuple(common), tuple(cut), branches[path[-1]][0])

@@ -116,7 +116,7 @@ def test_the_choice_is_never_worse_than_among_all_guesses(seed: int) -> None:
         )
         plain = len(texts) / (curve[len(texts)] + spent)
         candidates, growth = growing(texts)
-        choice = choose(growth, len(texts), curve, spent, least_gain)
+        choice = choose(growth, len(texts), curve, spent, least_gain, growing=True)
         assert choice.rate == pytest.approx(best if best > least_gain * plain else plain)
         assert candidates.num_drafts >= choice.num_drafts
 
@@ -125,7 +125,8 @@ def test_no_more_is_made_than_can_pay() -> None:
     texts = [Text(np.random.default_rng(3))]
     texts[0].stated = [[0.6, 0.2, 0.1, 0.05]] * NUM_DEPTHS
     candidates, growth = growing(texts)
-    choice = choose(growth, 1, [0.0] + [1.0 + 0.25 * n for n in range(64)])
+    curve = [0.0] + [1.0 + 0.25 * n for n in range(64)]
+    choice = choose(growth, 1, curve, growing=True)
     assert candidates.num_drafts <= choice.num_drafts + 1
 
 
