@@ -38,7 +38,9 @@ FIRST, SLOPE = 3.4e-3, 0.06
 class GivenCost(StepCost):
     """A t(n) that no step changes."""
 
-    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+    def observe(
+        self, num_tokens: int, context: float, seconds: float, num_requests: int = 1
+    ) -> None:
         pass
 
 

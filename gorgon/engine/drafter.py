@@ -71,6 +71,8 @@ class Drafter:
         self._backend, self.cost, self._clock = backend, cost, clock
         self._habit, self._hindsight = habit, Hindsight()
         self._gate, self._heads_gate = Gate(), Gate()  # for all sources, and for the heads
+        self._reach = 16  # drafts of a step that are thought about; more once many are taken
+        self._spell = 0  # steps in a row with drafts
         self._expected: tuple[float, float] | None = None  # tokens, seconds of this step's drafts
         self._inheritance = Inheritance()
         typical = float(cost.seconds(0.0)[1])
@@ -143,9 +145,8 @@ class Drafter:
         if not free:
             return candidates.trees(range(len(roots), len(candidates)))
         num_sure = len(candidates)
-        most = len(roots) + min(limits.drafts, (MAX_NODES - 1) * len(free))
         choose = self._choose if self._habit is None else self._keep_size
-        step = choose(candidates, sequences, free, context, most)
+        step = choose(candidates, sequences, free, context, limits.drafts)
         if num_sure == len(free) and (step.choice.num_drafts or step.spent):
             self._expected = step.expected()
         return step.trees()
@@ -160,8 +161,10 @@ class Drafter:
                 return False
         if not free:
             return True
-        if self._habit is not None or self._gate.is_open(len(sequences)):
+        if self._habit is not None:
             return False
+        if self._gate.is_open(len(sequences)):
+            return self._gate.doubts(len(sequences), self._spell)
         if self._from_lookup.repeats(free):
             self._gate.wake(len(sequences))
             return False
@@ -173,11 +176,12 @@ class Drafter:
         sequences: Seq[Sequence],
         free: list[int],
         context: float,
-        most: int,
+        max_drafts: int,
     ) -> DraftStep:
         """The drafts that are best for this step, of all that the sources know."""
         began, num_requests = self._clock(), len(sequences)
-        curve = self.cost.next_curve(context, most)
+        most = num_requests + min(max_drafts, candidates.num_drafts + self._reach)
+        curve = self.cost.next_curve(context, most, num_requests)
         trust = self._hindsight.factor(num_requests)
         step = DraftStep(candidates, sequences, free, curve, trust=trust)
         self._from_lookup.add(step)
@@ -187,6 +191,8 @@ class Drafter:
         if asks and self._add_heads(step):
             best = max(step.gain(), without)
             self._heads_gate.learn(num_requests, step.gain() - without)
+        if step.choice.num_drafts > self._reach // 2:
+            self._reach = min(2 * self._reach, MAX_NODES - 1)
         self._look_cost.observe(num_requests, self._clock() - began - self.heads.seconds)
         self._gate.learn(num_requests, best - step.share(self._look_cost.at(num_requests)))
         return step
@@ -197,11 +203,12 @@ class Drafter:
         sequences: Seq[Sequence],
         free: list[int],
         context: float,
-        most: int,
+        max_drafts: int,
     ) -> DraftStep:
         """As many drafts as the habit is to carry."""
         assert self._habit is not None
-        num_sure, curve = len(candidates), self.cost.curve(context, most)
+        most = len(sequences) + min(max_drafts, candidates.num_drafts + MAX_NODES - 1)
+        num_sure, curve = len(candidates), self.cost.curve(context, most, len(sequences))
         trust = self._hindsight.factor(len(sequences))
         plan = self._habit.plan(num_sure, self.cost.last_size, curve, trust)
         step = DraftStep(candidates, sequences, free, curve, plan)
@@ -256,7 +263,8 @@ class Drafter:
             tokens: what came of it.
             seconds: what it took, the heads included.
         """
-        self.cost.observe(num_rows, context, seconds - self.heads.seconds)
+        self._spell = self._spell + 1 if num_rows > num_requests else 0
+        self.cost.observe(num_rows, context, seconds - self.heads.seconds, num_requests)
         if self._expected is None:
             self._hindsight.forget(num_requests)
         else:

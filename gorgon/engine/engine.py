@@ -193,6 +193,7 @@ class Engine:
             began = time.perf_counter()
             self.backend.prefill(rows)
             self.times.model = self.times.prefill = time.perf_counter() - began
+            self.drafter.cost.interrupt()
         except GorgonError as error:
             return [self._fail(sequence, error) for sequence, _ in prompts]
         return []

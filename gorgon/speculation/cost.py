@@ -15,10 +15,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+_CHANGE_PART = 0.6  # of a change, held against one step; best of 0 to 1 in a simulation
 _DRIFT_RATE = 0.05  # of what one step deviates, taken into the whole curve
-_SHAPE_RATE = 0.03  # and into its own n,
+_SHAPE_RATE = 0.03  # and into its own n, for each step since that was last seen,
+_REQUEST_RATE = 0.06  # or, where each request has one token, into what their number costs
+_MOST_MISSED = 5  # steps, for these two rates
 _FEW_VISITS = 5  # of a size, before it is known for itself
 _FIRST_SHAPE_RATE = 0.1  # more of the first few: a measurement knows no drafting and few contexts
+_LEAST_PART = 0.5  # of what tokens of one request take, that those of several take
 _MOST_DIP = 1.3  # t(n) over the least t of any larger n, as far as kernels are known to differ
 _SAME_CONTEXT = 16.0  # cells within which t(n) is taken to be the same
 _MAX_ERROR = 0.7  # relative: a step that was interrupted says no more than this
@@ -47,8 +51,10 @@ class StepCost:
     """t(n) at any context, kept true by what steps really take.
 
     The estimate is the measured curve times a drift common to all n (a busy or throttled machine)
-    and a deviation of each n. Contexts between measured ones are interpolated, sizes beyond the
-    largest extrapolated by the curve's last slope.
+    and a deviation of each n. Where attention reads for each token the cells of its own request,
+    tokens of several requests take longer than as many of one; how much is learnt from steps in
+    which each has one. Contexts between measured ones are interpolated, sizes beyond the largest
+    extrapolated by the curve's last slope.
 
     Args:
         times: the measurement.
@@ -68,8 +74,10 @@ class StepCost:
         self._contexts = times.contexts
         self._table = np.stack([_extend(np.array(times.sizes), row, n) for row in times.seconds])
         self._drift = 0.0
+        self._more = {1: 0.0}  # seconds of a step by its requests, beyond that of one request
         self._deviation = [0.0] * max_tokens
         self._visits = [0] * max_tokens
+        self._steps, self._seen = 0, [0] * (max_tokens + 1)  # observed, and when each size was last
         self._context, self._shape = math.nan, [0.0]  # t(n) there, without the drift
 
     @property
@@ -83,44 +91,81 @@ class StepCost:
         curve[1:] = self._at(context) * np.exp(np.add(self._deviation, self._drift))
         return curve
 
-    def curve(self, context: float, most: int) -> list[float]:
-        """t(0) to t(``most``) in seconds, or as far as known; much faster than ``seconds``."""
-        factor = math.exp(self._drift)
-        return [factor * time for time in self._shape_at(context)[: most + 1]]
+    def curve(self, context: float, most: int, num_requests: int = 1) -> list[float]:
+        """t(0) to t(``most``) in seconds, or as far as known; much faster than ``seconds``.
 
-    def next_curve(self, context: float, most: int) -> list[float]:
-        """t(0) to t(``most``) for the step after the last one observed, a change of n counted in.
-
-        All of it, so that a size is left only for one that makes up for the change at once: where
-        graphs are captured anew, going back and forth costs more than any draft brings.
+        Args:
+            context: cells that a token's attention reads.
+            most: the largest n.
+            num_requests: whose tokens the step has.
         """
-        if not self.change:
-            return self.curve(context, most)
-        factor, change, shape = math.exp(self._drift), self.change, self._shape_at(context)
-        changed = [factor * time + change for time in shape[: most + 1]]
-        changed[0] = 0.0
-        if self._last < len(changed):
-            changed[self._last] -= change
-        return changed
+        return self._curve(context, most, num_requests, 0.0)
 
-    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+    def next_curve(self, context: float, most: int, num_requests: int = 1) -> list[float]:
+        """``curve`` for the step after the last one observed, a change of n counted in.
+
+        Not all of it: steps to come keep the size, too.
+        """
+        change = _CHANGE_PART * self.change
+        curve = self._curve(context, most, num_requests, change)
+        if 0 < self._last < len(curve):
+            curve[self._last] -= change
+        return curve
+
+    def _curve(self, context: float, most: int, num_requests: int, change: float) -> list[float]:
+        """``curve`` with ``change`` seconds more for every n."""
+        shape, factor = self._shape_at(context)[: most + 1], math.exp(self._drift)
+        more = self._more_for(num_requests)
+        if more < 0.0:
+            curve = [factor * max(time + more, _LEAST_PART * time) + change for time in shape]
+        else:
+            more = factor * more + change
+            curve = [factor * time + more for time in shape]
+        curve[0] = 0.0
+        return curve
+
+    def interrupt(self) -> None:
+        """Note that something else was computed: the next step costs a change in any case."""
+        self._last = 0
+
+    def observe(
+        self, num_tokens: int, context: float, seconds: float, num_requests: int = 1
+    ) -> None:
         """Learn from a step of ``num_tokens`` that took ``seconds``."""
         if not 1 <= num_tokens <= self.max_tokens or seconds <= 0:
             return
-        i = num_tokens - 1
         if num_tokens != self._last:
             seconds = max(seconds - self.change, 0.5 * seconds)
         self._last = num_tokens
-        shape = self._shape_at(context)
         # The mean, not the median, of what steps take decides how many tokens come in a second.
-        expected = shape[num_tokens] * math.exp(self._drift)
-        error = min(seconds / expected - 1.0, _MAX_ERROR)
+        time, more = self._shape_at(context)[num_tokens], self._more_for(num_requests)
+        expected = max(time + more, _LEAST_PART * time)
+        error = min(seconds / (expected * math.exp(self._drift)) - 1.0, _MAX_ERROR)
         self._drift += _DRIFT_RATE * error
+        self._steps += 1
+        missed = min(self._steps - self._seen[num_tokens], _MOST_MISSED)
+        self._seen[num_tokens] = self._steps
+        if num_requests == num_tokens > 1:
+            more += missed * _REQUEST_RATE * error * expected
+            self._more[num_requests] = max(more, -_LEAST_PART * time)
+        else:
+            self._reshape(num_tokens, missed * _SHAPE_RATE, error)
+
+    def _more_for(self, num_requests: int) -> float:
+        """What is known of the next smaller number of requests that is known."""
+        while num_requests not in self._more:
+            num_requests -= 1
+        return self._more[num_requests]
+
+    def _reshape(self, num_tokens: int, rate: float, error: float) -> None:
+        """Take ``error``, relative, into the deviation of ``num_tokens``.
+
+        Sizes that are as good as unknown follow their neighbours: else the choice would always
+        fall on those whose cost was never found out.
+        """
+        i, reach, shape = num_tokens - 1, num_tokens // 3, self._shape
         self._visits[i] += 1
-        learnt = max(_SHAPE_RATE, _FIRST_SHAPE_RATE / self._visits[i]) * error
-        # Sizes that are as good as unknown follow their neighbours: else the choice would always
-        # fall on those whose cost was never found out.
-        reach = num_tokens // 3
+        learnt = max(rate, _FIRST_SHAPE_RATE / self._visits[i]) * error
         for j in range(max(0, i - reach), min(self.max_tokens, i + reach + 1)):
             if j == i or self._visits[j] < _FEW_VISITS:
                 part = learnt * (1.0 - abs(j - i) / (reach + 1))

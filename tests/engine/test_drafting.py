@@ -76,6 +76,20 @@ def test_a_level_that_fails_costs_drafts_only() -> None:
     assert answer.depths == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
+@pytest.mark.parametrize("captures_graphs", [False, True])
+def test_many_fixed_trees_leave_a_choice_to_others(captures_graphs: bool) -> None:
+    backend = conditioned(
+        agreement=1.0, num_cells=2000, max_sequences=128, captures_graphs=captures_graphs
+    )
+    driver = Driver(backend, flat_cost())
+    for i in range(12):
+        driver.submit((1, 2, i), 40, medusa(BUSH), ignore_eos=True)
+    free = driver.submit((1, 2, 3), 40, SpeculationParams(mode="medusa"), ignore_eos=True)
+    driver.run()
+    driver.expect(free)
+    assert free.sure_stats.accepted > 10
+
+
 @given(
     prompts_=st.lists(prompts(), min_size=1, max_size=4),
     sampling=samplings,
@@ -117,7 +131,9 @@ def test_a_search_that_fails_costs_drafts_only() -> None:
 class GivenCost(StepCost):
     """A t(n) that no step changes."""
 
-    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+    def observe(
+        self, num_tokens: int, context: float, seconds: float, num_requests: int = 1
+    ) -> None:
         pass
 
 

@@ -23,7 +23,9 @@ class SteadyCost(StepCost):
         times = StepTimes((32,), sizes, np.array([[1.0 + (n - 1) * slope for n in sizes]]))
         super().__init__(times, 512, change=1.0)
 
-    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+    def observe(
+        self, num_tokens: int, context: float, seconds: float, num_requests: int = 1
+    ) -> None:
         super().observe(num_tokens, context, float(self.seconds(context)[num_tokens]))
 
 

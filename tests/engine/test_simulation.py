@@ -29,7 +29,8 @@ NUM_HEADS, TOP_K = 4, 4
 class Machine:
     """A clock, a text, and heads whose best guess is right as often as ``truth`` of a place says.
 
-    ``misjudge`` is added to the logit of what they state; ``heads_seconds`` is one call's time.
+    ``misjudge`` is added to the logit of what they state; ``heads_seconds`` is one call's time;
+    ``change`` is what a step takes on top when its size is not that of the step before.
     """
 
     chance: np.random.Generator
@@ -38,6 +39,7 @@ class Machine:
     conditioned: bool
     skill: float
     heads_seconds: float
+    change: float = 0.0
     now: float = 0.0
     place: int = 0  # of the root in the text
     texts: Ints = field(init=False)
@@ -103,7 +105,7 @@ def simulate(machine: Machine, num_tokens: int) -> float:
     t1 = 1.0
     sizes = (1, 64)
     times = StepTimes((32,), sizes, np.array([[t1, t1 * (1 + 63 * machine.slope)]]))
-    cost = StepCost(times, 80)
+    cost = StepCost(times, 80, machine.change)
     drafter = Drafter(machine.backend, cost, clock=machine.clock)
     made = 0
     while made < num_tokens:
@@ -119,9 +121,10 @@ def _run_request(machine: Machine, drafter: Drafter, cost: StepCost, length: int
     sequence = Sequence(request, sampler, 1, None, 0.0, 0.0, [root], [])
     drafter.start(sequence)
     while sequence.num_remaining > 0:
-        began = machine.now
+        began, last = machine.now, cost.last_size
         (tree,) = drafter.propose([sequence], Limits(63, 63, 63), 32.0)
         machine.now += float(cost.times.seconds[0][0]) * (1 + (len(tree) - 1) * machine.slope)
+        machine.now += machine.change * (len(tree) != last)
         accepted = _accept(machine, tree, sequence.num_remaining)
         drafter.learn(sequence, tree, accepted)
         drafter.observe(1, len(tree), 32.0, len(accepted.tokens), machine.now - began)
@@ -151,6 +154,7 @@ def test_wrong_confidences_never_cost_more_than_three_percent(seed: int) -> None
         conditioned=bool(chance.integers(2)),
         skill=float(chance.choice([0.02, 0.2, 0.5, 0.8])),
         heads_seconds=float(chance.choice([0.01, 0.05, 0.1])),
+        change=float(chance.choice([0.0, 0.05, 0.15])),
     )
     assert simulate(machine, 1500) >= 0.97, machine
 

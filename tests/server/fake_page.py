@@ -59,7 +59,9 @@ class SlowBackend(FakeBackend):
 class SteadyCost(StepCost):
     """A step costs what it costs on paper, whatever else this machine is doing."""
 
-    def observe(self, num_tokens: int, context: float, seconds: float) -> None:
+    def observe(
+        self, num_tokens: int, context: float, seconds: float, num_requests: int = 1
+    ) -> None:
         pass
 
 

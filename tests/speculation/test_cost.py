@@ -69,12 +69,34 @@ def test_one_interrupted_step_changes_little() -> None:
     assert known.seconds(0)[1] < 10.7
 
 
-def test_a_change_of_size_is_counted_in() -> None:
+def test_a_good_part_of_a_change_of_size_is_counted_in() -> None:
     cost = StepCost(line(), 16, change=4.0)
     cost.observe(4, 0, 17.0)
     curve = cost.next_curve(0, 16)
     assert curve[4] == pytest.approx(13.0, rel=0.01)
-    assert curve[3] == pytest.approx(16.0, rel=0.01)
+    assert 14.0 <= curve[3] < 16.0
+
+
+def test_after_something_else_every_size_is_a_change() -> None:
+    cost = StepCost(line(), 16, change=4.0)
+    cost.observe(4, 0, 17.0)
+    cost.interrupt()
+    curve = cost.next_curve(0, 16)
+    assert curve[4] - curve[3] == pytest.approx(1.0, rel=0.01)
+    cost.observe(4, 0, 17.0)
+    assert cost.seconds(0)[4] == pytest.approx(13.0, rel=0.01)
+
+
+def test_what_each_further_request_costs_is_not_taken_for_a_price_of_tokens() -> None:
+    """Steps of one request stay as they are, and the slope at four is that at one."""
+    cost = StepCost(line(), 16)
+    for _ in range(300):
+        cost.observe(4, 0, 13.0 + 3 * 2.0, num_requests=4)
+        cost.observe(1, 0, 10.0)
+    assert cost.curve(0, 8, num_requests=4)[4] == pytest.approx(19.0, rel=0.02)
+    assert cost.curve(0, 8)[1] == pytest.approx(10.0, rel=0.02)
+    curve = cost.curve(0, 8, num_requests=4)
+    assert curve[8] - curve[4] == pytest.approx(4.0, rel=0.4)
 
 
 def test_noise_does_not_make_more_tokens_cheaper_but_a_real_dip_stays() -> None:
