@@ -167,7 +167,7 @@ def main() -> None:
     for num_requests, on_gpu, conditioned, repeats in itertools.product(
         (1, 8, 32), (False, True), (False, True), (False, True)
     ):
-        times = time_steps(Case(num_requests, conditioned, on_gpu, repeats), 400, pause)
+        times = time_steps(Case(num_requests, conditioned, on_gpu, repeats), 200, pause)
         low, middle, high = (1e3 * x for x in statistics.quantiles(times.choice[50:], n=4))
         table.add_row(
             str(num_requests),

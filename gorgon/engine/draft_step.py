@@ -47,11 +47,12 @@ class DraftStep:
         self._least_ranked = 0.0
         self._plan, self._trust, self.spent = plan, trust, 0.0
         self.survivals: list[float] = []
-        self._chains: dict[int, Chain] = {}
+        self.chains: dict[int, Chain] = {}  # looked up below roots
         self.choice = self._choose((), 0.0)
 
     def choose(self, spent: float = 0.0) -> budget.Choice:
         """Find the best number of drafts beside the roots and the fixed trees, and keep it."""
+        self._add_chains()
         new = range(self._num_sure + len(self._ranked), len(self.candidates))
         self._ranked = self.candidates.ranked([*self._ranked, *new])
         survivals = self.candidates.survivals
@@ -70,7 +71,7 @@ class DraftStep:
         """
         candidates, first = self.candidates, self._num_sure
         candidates.cut(first)
-        for root, chain in self._chains.items():
+        for root, chain in self.chains.items():
             rows[root] = ChainedRow(rows.get(root), chain)
         growth = best_first.grow(candidates, rows)
         if self._plan is None:
@@ -89,11 +90,12 @@ class DraftStep:
             return budget.choose(survivals, sure, self._curve, spent, least_gain, growing=growing)
         return budget.Choice(min(self._plan.num_drafts, self._num_room), self._plan.rate)
 
-    def add_chain(self, root: int, tokens: Seq[int], probs: Seq[float], floor: float) -> None:
-        """Add what was looked up below ``root``; see ``Candidates.add_chain``."""
-        self.candidates.add_chain(root, tokens, probs, floor, Source.LOOKUP)
-        room = self.candidates.room_below(root)
-        self._chains[root] = Chain(tokens[:room], probs[:room])
+    def _add_chains(self) -> None:
+        """Add what was looked up, unless that has been done."""
+        if self.chains and len(self.candidates) == self._num_sure:
+            floor = self.floor()
+            for root, chain in self.chains.items():
+                self.candidates.add_chain(root, *chain, floor, Source.LOOKUP)
 
     def gain(self) -> float:
         """Log ratio of the tokens/s that the last choice should bring to those of no drafting."""
@@ -116,6 +118,7 @@ class DraftStep:
         self, parents: list[int], tokens: list[list[int]], probs: list[list[float]]
     ) -> dict[int, int]:
         """Add what the heads guess below ``parents``; see ``Candidates.add_level``."""
+        self._add_chains()
         return self.candidates.add_level(parents, tokens, probs, self.floor(), Source.HEADS)
 
     def price(self) -> float:

@@ -185,6 +185,8 @@ class Drafter:
         trust = self._hindsight.factor(num_requests)
         step = DraftStep(candidates, sequences, free, curve, trust=trust)
         self._from_lookup.add(step)
+        if step.chains:
+            step.choose()
         best = without = step.gain()
         # A look of a gate that is shut is at everything.
         asks = self._gate.is_shut(num_requests) or self._heads_gate.is_open(num_requests)
@@ -214,7 +216,8 @@ class Drafter:
         step = DraftStep(candidates, sequences, free, curve, plan)
         if plan.width:
             self._from_lookup.add(step)
-            self._add_heads(step)
+            if not self._add_heads(step):
+                step.choose()
             self._habit.learn(num_sure, plan, step.survivals, step.spent)
         return step
 

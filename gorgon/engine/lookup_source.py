@@ -7,6 +7,7 @@ from collections.abc import Sequence as Seq
 from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation.lookup import LookupSurvival, Match
+from gorgon.speculation.rows import Chain
 
 _LONG, _LIKELY = 8, 0.5  # matches and probabilities that are worth waking for
 
@@ -43,9 +44,8 @@ class LookupSource:
                 rates, places = self._survival.classes(match)
                 rates = sequence.lookup_correction.apply_each(rates, 1)
                 probs = [rates[place] for place in places]
-                step.add_chain(root, match.tokens, probs, floor)
-        if step.candidates.num_drafts:
-            step.choose()
+                room = step.candidates.room_below(root)
+                step.chains[root] = Chain(match.tokens[:room], probs[:room])
 
     def learn(self, sequence: Sequence, came: int) -> None:
         """Compare the match of this step, drafted or not, with the token that came."""
