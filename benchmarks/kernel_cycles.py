@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gorgon.llama import kernels
 from tests.native.conftest import BARRIER, AttentionArgs, Native, Worker, pointer
-from tests.native.references import F16, WEIGHT_TYPES
+from tests.native.references import F16, WEIGHT_TYPES, random_blocks
 
 COLUMNS, CACHED_ROWS, MEMORY_ROWS = 1536, 512, 49152
 HEADS, KV_HEADS, DIM = 9, 3, 64  # the default model's
@@ -41,8 +41,7 @@ def least_ns(run: Callable[[], object], repeats: int) -> int:
 def time_product(native: Native, isa: str, name: str, rows: int, n: int) -> float:
     """Nanoseconds for each block of 16 x 32."""
     kind, rng = WEIGHT_TYPES[name], np.random.default_rng(0)
-    weights = rng.standard_normal((CACHED_ROWS, COLUMNS)).astype(np.float32)
-    packed = native.pack(kind, native.quantize(kind, weights), COLUMNS)
+    packed = native.pack(kind, random_blocks(kind, CACHED_ROWS, COLUMNS, 0), COLUMNS)
     packed = np.ascontiguousarray(np.tile(packed, (rows // CACHED_ROWS, 1)))
     x, out = rng.standard_normal((n, COLUMNS), np.float32), np.empty((n, rows), np.float32)
     of = native.of(isa)
@@ -81,7 +80,7 @@ def main() -> None:
     isa = kernels.load().isa
     if isa is None:
         raise SystemExit(kernels.load().reason)
-    native = Native(kernels._library(), ctypes.CDLL(kernels.GGML_LIBRARIES[0]))
+    native = Native(kernels._library())
     for rows, place in ((CACHED_ROWS, "caches"), (MEMORY_ROWS, "memory")):
         for name in WEIGHT_TYPES:
             cells = []

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gorgon.llama import kernels
-from tests.native.references import BLOCK_BYTES, BLOCK_COLUMNS, Bytes, Floats
+from tests.native.references import Bytes, Floats
 
 ISAS = ("avx512", "avxvnni", "avx2")
 
@@ -87,14 +87,11 @@ class Kernels(ctypes.Structure):
 
 
 class Native:
-    """The kernels of any instruction set, and ggml's own conversions, on NumPy arrays."""
+    """The kernels of any instruction set on NumPy arrays."""
 
-    def __init__(self, library: Any, base: Any) -> None:
+    def __init__(self, library: Any) -> None:
         self.library = library
-        self.base = base
         library.gorgon_kernels_find.restype = ctypes.POINTER(Kernels)
-        base.ggml_quantize_chunk.restype = ctypes.c_size_t
-        base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
 
     def runs(self, isa: str) -> bool:
         """Whether this processor has the instruction set."""
@@ -104,29 +101,6 @@ class Native:
         """Its kernels."""
         found: Kernels = self.library.gorgon_kernels_find(isa.encode()).contents
         return found
-
-    def quantize(self, kind: int, weights: Floats) -> Bytes:
-        """Weights in ggml's own blocks."""
-        rows, columns = weights.shape
-        weights = np.ascontiguousarray(weights, np.float32)
-        out = np.empty((rows, columns // BLOCK_COLUMNS[kind] * BLOCK_BYTES[kind]), np.uint8)
-        self.base.ggml_quantize_chunk(
-            kind,
-            pointer(weights),
-            pointer(out),
-            ctypes.c_int64(0),
-            ctypes.c_int64(rows),
-            ctypes.c_int64(columns),
-            None,
-        )
-        return out
-
-    def dequantize(self, kind: int, blocks: Bytes, columns: int) -> Floats:
-        """What ggml makes of its own blocks."""
-        out = np.empty((len(blocks), columns), np.float32)
-        traits = self.base.ggml_get_type_traits(kind).contents
-        traits.to_float(pointer(blocks), pointer(out), out.size)
-        return out
 
     def pack(self, kind: int, blocks: Bytes, columns: int) -> Bytes:
         """ggml's blocks in our layout: 16 rows interleaved."""
@@ -203,17 +177,6 @@ class Native:
         return out.copy()
 
 
-class _TypeTraits(ctypes.Structure):
-    _fields_ = (
-        ("type_name", ctypes.c_char_p),
-        ("blck_size", ctypes.c_int64),
-        ("blck_size_interleave", ctypes.c_int64),
-        ("type_size", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-    )
-
-
 def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     """Where a contiguous array lies."""
     assert array.flags.c_contiguous
@@ -222,10 +185,12 @@ def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
 
 @pytest.fixture(scope="session")
 def native() -> Native:
-    status = kernels.load()
-    if not status.active:
-        pytest.skip(f"no native kernels: {status.reason}")
-    return Native(kernels._library(), ctypes.CDLL("libggml-base.so.0"))
+    """Without offering the kernels to ggml, whose code valgrind cannot run."""
+    try:
+        kernels._check_version()
+        return Native(kernels._library())
+    except (kernels._StayOutError, OSError) as missing:
+        pytest.skip(f"no native kernels: {missing}")
 
 
 @pytest.fixture(params=ISAS)

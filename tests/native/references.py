@@ -20,6 +20,21 @@ BIAS = {Q4_0: 8, Q4_1: 0, Q5_0: 16, Q8_0: 128, Q4_K: 0, Q6_K: 32}
 SMALLEST_SCALED = np.float32(1e-35)  # of native/layout.h
 
 
+def random_blocks(kind: int, rows: int, columns: int, seed: int) -> Bytes:
+    """ggml's blocks with sane scales and any bits in the quants, also what no quantiser writes."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(
+        0, 256, (rows, columns // BLOCK_COLUMNS[kind], BLOCK_BYTES[kind]), dtype=np.uint8
+    )
+    halves = 2 if kind in (Q4_1, Q4_K) else 1
+    scales = rng.normal(0, 0.01, (*blocks.shape[:2], halves)).astype(np.float16).view(np.uint8)
+    if kind == Q6_K:
+        blocks[..., -2:] = scales
+    else:
+        blocks[..., : 2 * halves] = scales
+    return blocks.reshape(rows, -1)
+
+
 @dataclass
 class Weights:
     """Weight k of a block is ``q[k] * d[k // 16] + m``; arrays [row][block of 32]..."""

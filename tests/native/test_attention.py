@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from tests.native import references
@@ -39,7 +41,7 @@ class Case:
             flat = np.ascontiguousarray(rows.reshape(cells, -1), np.float32)
             raw = flat.astype(np.float16).view(np.uint8)
             if self.kind == Q8_0:
-                raw = self.native.quantize(Q8_0, flat)
+                raw = gguf.quantize(flat, GGMLQuantizationType.Q8_0)
             self.keep.append(raw)
             setattr(args, name, raw.ctypes.data)
             setattr(args, f"{name}_cell", raw.shape[1])
@@ -74,9 +76,9 @@ class Case:
     def _stored(self, rows: Floats) -> Floats:
         if self.kind == F16:
             return rows.astype(np.float16).astype(np.float32)
-        flat = rows.reshape(len(rows), -1)
-        blocks = self.native.quantize(Q8_0, flat)
-        return self.native.dequantize(Q8_0, blocks, flat.shape[1]).reshape(rows.shape)
+        kind = GGMLQuantizationType.Q8_0
+        blocks = gguf.quantize(rows.reshape(len(rows), -1), kind)
+        return np.asarray(gguf.dequantize(blocks, kind)).reshape(rows.shape)
 
 
 def make(

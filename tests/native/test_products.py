@@ -1,30 +1,16 @@
-"""Weight products: each kernel against the plain reference, bit by bit, and ggml's own values."""
+"""Weight products: each kernel against the plain reference, bit by bit, and the values of gguf."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType, dequantize
 
 from tests.native import references
 from tests.native.conftest import Native
-from tests.native.references import BLOCK_BYTES, BLOCK_COLUMNS, WEIGHT_TYPES, Bytes
+from tests.native.references import BLOCK_BYTES, BLOCK_COLUMNS, WEIGHT_TYPES, random_blocks
 
 KINDS = pytest.mark.parametrize("kind", WEIGHT_TYPES.values(), ids=WEIGHT_TYPES.keys())
-
-
-def random_blocks(kind: int, rows: int, columns: int, seed: int) -> Bytes:
-    """Any bits at all in the quants, sane scales: patterns that no quantiser writes, too."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(
-        0, 256, (rows, columns // BLOCK_COLUMNS[kind], BLOCK_BYTES[kind]), dtype=np.uint8
-    )
-    halves = 2 if kind in (WEIGHT_TYPES["Q4_1"], WEIGHT_TYPES["Q4_K"]) else 1
-    scales = rng.normal(0, 0.01, (*blocks.shape[:2], halves)).astype(np.float16).view(np.uint8)
-    if kind == WEIGHT_TYPES["Q6_K"]:
-        blocks[..., -2:] = scales
-    else:
-        blocks[..., : 2 * halves] = scales
-    return blocks.reshape(rows, -1)
 
 
 @KINDS
@@ -32,7 +18,7 @@ def test_packed_weights_are_the_same_weights(native: Native, isa: str, kind: int
     blocks = random_blocks(kind, 48, 768, 1)
     packed = native.pack(kind, blocks, 768)
     np.testing.assert_array_equal(
-        native.unpack(isa, kind, packed, 768), native.dequantize(kind, blocks, 768)
+        native.unpack(isa, kind, packed, 768), dequantize(blocks, GGMLQuantizationType(kind))
     )
 
 
@@ -107,10 +93,10 @@ def test_extreme_integers(native: Native, isa: str, kind: int) -> None:
 def test_error_against_double_precision(native: Native, isa: str, kind: int) -> None:
     """Only the rounding of activations to 8 bits remains: well below that of the weights."""
     rng = np.random.default_rng(7)
-    weights = rng.normal(size=(64, 768)).astype(np.float32)
     x = rng.normal(size=(8, 768)).astype(np.float32)
-    blocks = native.quantize(kind, weights)
-    exact = x.astype(np.float64) @ native.dequantize(kind, blocks, 768).astype(np.float64).T
+    blocks = random_blocks(kind, 64, 768, 7)
+    weights = dequantize(blocks, GGMLQuantizationType(kind))
+    exact = x.astype(np.float64) @ weights.astype(np.float64).T
     out = native.multiply(isa, kind, native.pack(kind, blocks, 768), x)
     assert np.linalg.norm(out - exact) / np.linalg.norm(exact) < 0.01
 
