@@ -41,20 +41,25 @@ class TrainingOptions:
 @expand
 def train(training: TrainingOptions, base: ModelOptions) -> None:
     """Train heads for a model on its own answers; run it again to go on after a stop."""
-    from gorgon.llama.backend import default_model
-    from gorgon.llama.model import Model
-    from gorgon.server.text import ChatPrompt, Message, choose_template
-    from gorgon.training.settings import TrainingSettings
-    from gorgon.training.train import train as run
+    from gorgon.training.stages import Stages
 
-    settings, opened = given(TrainingSettings, **asdict(training)), base.open()
-    engine = opened.settings
-    model = Model(engine, engine.model or default_model())
+    stages = Stages()
+    with stages.stage("loading"):
+        from gorgon.llama.backend import default_model
+        from gorgon.llama.model import Model
+        from gorgon.server.text import ChatPrompt, Message, choose_template
+        from gorgon.training.settings import TrainingSettings
+        from gorgon.training.train import train as run
+
+        settings, opened = given(TrainingSettings, **asdict(training)), base.open()
+        engine = opened.settings
+        model = Model(engine, engine.model or default_model())
     try:
         template = choose_template(model.info.chat_template, opened.chat_template)
         chat = ChatPrompt(model, template)
-        run(settings, engine, model, lambda text: chat.encode([Message("user", text)]))
+        run(settings, engine, model, lambda text: chat.encode([Message("user", text)]), stages)
     finally:
         model.close()
+    stages.end()
     out = settings.out
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; report in {out.with_suffix('.txt')}")

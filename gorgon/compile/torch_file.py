@@ -43,10 +43,12 @@ def read_torch(path: Path) -> dict[str, StoredTensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(path, archive)
-    except zipfile.BadZipFile as error:
+    except HeadsError:
+        raise
+    except Exception as error:  # a damaged zip file can fail in any way there is
         raise HeadsError(
-            f"{path}: no PyTorch zip file, or truncated; download it again, or save it anew "
-            "with torch.save of 1.6 or later or as safetensors"
+            f"{path}: no PyTorch zip file, or damaged ({error}); download it again, or save it "
+            "anew with torch.save of 1.6 or later or as safetensors"
         ) from error
 
 
@@ -57,8 +59,10 @@ def _read(path: Path, archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
     root = pickles[0].removesuffix("data.pkl")
     if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
         raise HeadsError(f"{path}: its pickle is too large to be that of a state dict")
-    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-        raise HeadsError(f"{path}: big-endian; save it anew on a little-endian machine")
+    if f"{root}byteorder" in archive.namelist():
+        with archive.open(f"{root}byteorder") as file:
+            if file.read(7) != b"little":
+                raise HeadsError(f"{path}: big-endian; save it anew on a little-endian machine")
     unpickler = _Unpickler(path, archive, root)
     try:
         state = unpickler.load()

@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import lzma
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ def read_prompts(path: Path) -> Prompts:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
             for number, line in enumerate(_lines(file), 1):
                 _take(prompts, seen, line, parse, f"{path}:{number}")
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise TrainingError(f"{path}: {reason}; give a file with one prompt a line") from error
     if not prompts.texts or prompts.skipped["malformed"] > len(prompts.texts):
@@ -136,7 +137,7 @@ def _take(
     place: str,
 ) -> None:
     try:
-        text = None if line is None else parse(line.decode("utf-8").strip())
+        text = None if line is None else parse(line.decode("utf-8-sig").strip())
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are such
         text = None
         prompts.first_bad = prompts.first_bad or place

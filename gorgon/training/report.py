@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gorgon.errors import TrainingError
 from gorgon.training.batches import Batches
 from gorgon.training.calibration import gaps
 from gorgon.training.corpus import Corpus, Longs
@@ -23,6 +22,7 @@ from gorgon.training.evaluation import (
     tokens_per_step,
 )
 from gorgon.training.served import Tested, calibrate
+from gorgon.training.whole_file import write_whole
 
 _TREE_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MAX_TREE_TEXTS = 24  # growing trees costs 16 times a survey
@@ -61,12 +61,11 @@ def make_report(
         for length in range(1, len(calibration) + 1)
     }
     stated = _checked(tested, texts)
-    try:
-        lines = _lines(heads, found.accuracy(), chains, trees, stated)
-        heads.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        _draw(heads.with_suffix(".png"), found.accuracy(), trees, stated)
-    except OSError as error:
-        raise TrainingError(f"{heads}: no room for the report: {error.strerror}") from error
+    text = "\n".join(_lines(heads, found.accuracy(), chains, trees, stated)) + "\n"
+    write_whole(heads.with_suffix(".txt"), lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(
+        heads.with_suffix(".png"), lambda part: _draw(part, found.accuracy(), trees, stated)
+    )
 
 
 def _checked(tested: Sequence[Tested], texts: Longs) -> list[Gaps]:
@@ -120,7 +119,7 @@ def _draw(path: Path, accuracy: Floats, trees: dict[int, float], stated: Sequenc
     _label(survival_axes, "survival stated", "survival measured", "Calibration")
     ranks_axes.legend()
     survival_axes.legend()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def _label(axes: Any, x: str, y: str, title: str) -> None:

@@ -38,7 +38,9 @@ from gorgon.training.quantisation import round_to
 from gorgon.training.report import make_report
 from gorgon.training.served import calibrate, walk
 from gorgon.training.settings import TrainingSettings
+from gorgon.training.stages import Stages
 from gorgon.training.trainer import Schedule, Trainer
+from gorgon.training.whole_file import write_whole
 from gorgon.training.writing import (
     Author,
     LlamaAuthor,
@@ -62,7 +64,13 @@ class Base:
     output: Tensor
 
 
-def train(settings: TrainingSettings, engine: EngineSettings, model: Model, encode: Encode) -> None:
+def train(
+    settings: TrainingSettings,
+    engine: EngineSettings,
+    model: Model,
+    encode: Encode,
+    stages: Stages,
+) -> None:
     """Make ``settings.out`` and, beside it, a report as text and picture.
 
     Args:
@@ -70,6 +78,7 @@ def train(settings: TrainingSettings, engine: EngineSettings, model: Model, enco
         engine: threads and device for llama.cpp.
         model: the base, loaded.
         encode: a user's words to the tokens of a whole prompt, by the chat template.
+        stages: told what each stage takes.
 
     Raises:
         TrainingError: bad prompts, a full disk, a damaged or foreign work folder.
@@ -77,11 +86,16 @@ def train(settings: TrainingSettings, engine: EngineSettings, model: Model, enco
     """
     device = _device(settings)
     folder = settings.work_folder
+    if settings.out.is_dir():
+        raise TrainingError(f"{settings.out}: is a folder; give the name of a file with --out")
     _claim(folder, settings, model.info)
-    corpus, first_held_out = _write_corpus(settings, engine, model, encode, device)
-    base = _load_base(model.info, device)
-    trainer, token_ids = _train_heads(settings, corpus, first_held_out, base)
-    _finish(settings, engine, corpus, first_held_out, base, trainer, token_ids)
+    with stages.stage("answers"):
+        corpus, first_held_out = _write_corpus(settings, engine, model, encode, device)
+    with stages.stage("heads"):
+        base = _load_base(model.info, device)
+        trainer, token_ids = _train_heads(settings, corpus, first_held_out, base)
+    with stages.stage("file, report"):
+        _finish(settings, engine, corpus, first_held_out, base, trainer, token_ids)
     if settings.work is None:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -100,13 +114,15 @@ def _claim(folder: Path, settings: TrainingSettings, base: ModelInfo) -> None:
     path = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = json.loads(path.read_text()) if path.exists() else wanted
-        path.write_text(json.dumps(wanted, indent=2))
+        found = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path}: {error}; remove the folder or name another one") from error
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    if found is None:
+        write_whole(path, lambda part: part.write_text(json.dumps(wanted, indent=2)))
+        return
+    known = found if isinstance(found, dict) else {}
+    different = [key for key in wanted if known.get(key) != wanted[key]]
     if different:
-        path.write_text(json.dumps(found, indent=2))
         raise TrainingError(
             f"{folder}: holds a run with another {different[0]}; remove it to start over, "
             "or name another folder with --work"
@@ -181,9 +197,7 @@ def _invented(settings: TrainingSettings, author: Author, encode: Encode) -> lis
             found = invent(
                 author, encode, settings.num_invented, settings.seed, lambda: progress.advance(task)
             )
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(found))
-        part.replace(path)
+        write_whole(path, lambda part: part.write_text(json.dumps(found)))
     invented: list[list[int]] = json.loads(path.read_text())
     return invented
 

@@ -17,6 +17,7 @@ from gorgon.training.batches import Batch
 from gorgon.training.heads import HeadsConfig, make_heads
 from gorgon.training.loss import DEPTH_DECAY, mixed_loss
 from gorgon.training.quantisation import MatrixType, train_rounded
+from gorgon.training.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +116,9 @@ class Trainer:
         Raises:
             TrainingError: when it cannot be written.
         """
-        part = path.with_name(path.name + ".part")
         state = {"step": self.step, "heads": self.weights(), **more}
         state["optimiser"] = self._optimiser.state_dict()
-        try:
-            torch.save(state, part)
-            part.replace(path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise TrainingError(
-                f"{path}: {getattr(error, 'strerror', None) or error}; make room and run the "
-                "same command again to go on"
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, lambda part: torch.save(state, part))
 
     def _load(self, weights: dict[str, Tensor]) -> None:
         """Set the tensors, by their names without rounding."""

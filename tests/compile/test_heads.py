@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import random
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import pytest
 from gorgon.backend import DraftState
 from gorgon.compile.frequency import most_frequent
 from gorgon.compile.heads import compile_heads
+from gorgon.compile.released import check_fit, find_heads
+from gorgon.compile.tensor_files import read_tensors
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError
 from gorgon.llama.gguf import GgufFile
@@ -243,6 +246,24 @@ def test_truncated_files_are_refused(
     whole = source.read_bytes()
     source.write_bytes(whole[: int(len(whole) * share)])
     refusal(source, base, tmp_path)
+
+
+def test_wherever_a_file_is_damaged_it_is_refused_or_read(tmp_path: Path) -> None:
+    """One to eight bytes changed, most of them where the zip file says what is where."""
+    good = write_torch(tmp_path / "good.pt", released(output=False)).read_bytes()
+    source, drawn, refused = tmp_path / "h.pt", random.Random(5), 0
+    for _ in range(1500):
+        damaged = bytearray(good)
+        for _ in range(drawn.choice((1, 1, 2, 8))):
+            from_end = drawn.randrange(drawn.choice((3000, len(good))))
+            damaged[len(good) - 1 - from_end] = drawn.choice((0, 1, 0x80, 0xFF))
+        source.write_bytes(damaged)
+        try:
+            heads = find_heads(source, read_tensors(source))
+            check_fit(source, heads, EMBD, VOCAB)
+        except HeadsError:
+            refused += 1
+    assert refused > 100
 
 
 def test_a_damaged_pickle_is_refused(base: ModelInfo, tmp_path: Path) -> None:

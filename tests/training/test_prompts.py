@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 from pathlib import Path
@@ -37,11 +38,20 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes) -> No
 
 
 def test_damaged_archives_and_missing_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt.xz"
-    path.write_bytes(lzma.compress(b"one\n" * 1000)[:40])
-    for bad in (path, tmp_path / "none.txt"):
-        with pytest.raises(TrainingError, match=bad.name):
-            read_prompts(bad)
+    text = b"".join(b"%d\n" % (i**5) for i in range(1000))
+    (tmp_path / "cut.txt.xz").write_bytes(lzma.compress(text)[:40])
+    packed = bytearray(gzip.compress(text))
+    packed[20:200] = bytes(180)
+    (tmp_path / "overwritten.txt.gz").write_bytes(packed)
+    for name in ("cut.txt.xz", "overwritten.txt.gz", "none.txt"):
+        with pytest.raises(TrainingError, match=name):
+            read_prompts(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes('{"prompt": "one"}\n{"prompt": "two"}'.encode("utf-8-sig"))
+    assert read_prompts(path).texts == ["one", "two"]
 
 
 def test_half_of_the_answers_are_greedy_and_the_split_is_clean() -> None:
