@@ -15,7 +15,7 @@ import enum
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -80,6 +80,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="gorgon-engine", daemon=True)
         self._loaded = threading.Event()
         self._gate = threading.Lock()  # nobody enters the inbox once the thread has left it
+        self._num_held = 0
         self.state = WorkerState.LOADING
         self.error: Exception | None = None
         self._engine: Engine | None = None
@@ -97,8 +98,8 @@ class Worker:
 
     @property
     def num_open(self) -> int:
-        """Requests that have not got their last result yet."""
-        return len(self._sinks)
+        """Requests that have not got their last result yet, and series that are held."""
+        return len(self._sinks) + self._num_held
 
     def start(self) -> None:
         """Start loading; returns at once."""
@@ -114,15 +115,43 @@ class Worker:
         if self.error is not None:
             raise self.error
 
-    def submit(self, request: Request, sink: Sink) -> None:
-        """Hand a request over; every outcome, refusals included, reaches ``sink``.
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Count a series of requests as open from its first to its last.
+
+        Draining waits for it, and lets its later requests in; see ``submit``.
 
         Raises:
             NotReadyError: unless the worker is ready.
         """
         with self._gate:
-            if self.state is not WorkerState.READY:
-                raise NotReadyError(f"not serving ({self.state}); try again later")
+            self._check_serving(False)
+            self._num_held += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._num_held -= 1
+
+    def _check_serving(self, is_held: bool) -> None:
+        if self.state is not WorkerState.READY and not (
+            is_held and self.state is WorkerState.DRAINING
+        ):
+            raise NotReadyError(f"not serving ({self.state}); try again later")
+
+    def submit(self, request: Request, sink: Sink, is_held: bool = False) -> None:
+        """Hand a request over; every outcome, refusals included, reaches ``sink``.
+
+        Args:
+            request: what to generate.
+            sink: called with every result.
+            is_held: whether the request is of a series that is held.
+
+        Raises:
+            NotReadyError: unless the worker is ready; draining is enough where ``is_held``.
+        """
+        with self._gate:
+            self._check_serving(is_held)
             self._inbox.put(lambda: self._accept(request, sink))
 
     def cancel(self, request_id: str) -> None:

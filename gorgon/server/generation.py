@@ -53,9 +53,16 @@ class Generator:
         return tuple(ids)
 
     async def run(
-        self, body: GenerateRequest, mode: Mode, *, reuse_prefix: bool = True
+        self,
+        body: GenerateRequest,
+        mode: Mode,
+        *,
+        reuse_prefix: bool = True,
+        is_held: bool = False,
     ) -> Generation:
         """Generate to the end; cancelling the awaiting task cancels the request.
+
+        ``is_held``: see ``Worker.submit``.
 
         Raises:
             GorgonError: what the engine answers to a request that it cannot serve.
@@ -73,7 +80,7 @@ class Generator:
         )
         stream, parts = TextStream(self.loaded.model, body.stop), []
         finish, stats = FinishReason.CANCELLED, RequestStats()
-        async with contextlib.aclosing(self.results(request)) as results:
+        async with contextlib.aclosing(self.results(request, is_held)) as results:
             async for result in results:
                 parts += stream.push(result.tokens)
                 if stream.stopped:
@@ -100,10 +107,12 @@ class Generator:
         if limit is not None and length > limit:
             raise RequestError(f"prompt has {length} tokens, this server takes {limit}", "prompt")
 
-    async def results(self, request: Request) -> AsyncGenerator[StepResult, None]:
+    async def results(
+        self, request: Request, is_held: bool = False
+    ) -> AsyncGenerator[StepResult, None]:
         """The engine's results for ``request``, the last one included.
 
-        Leaving the iteration early cancels the request.
+        Leaving the iteration early cancels the request. ``is_held``: see ``Worker.submit``.
 
         Raises:
             GorgonError: what the engine answers to a request that it cannot serve.
@@ -113,7 +122,11 @@ class Generator:
         deadline = time.monotonic() + self.settings.request_timeout
         loop = asyncio.get_running_loop()
         results: asyncio.Queue[StepResult] = asyncio.Queue()
-        self._worker.submit(request, lambda result: _post(loop, lambda: results.put_nowait(result)))
+
+        def sink(result: StepResult) -> None:
+            _post(loop, lambda: results.put_nowait(result))
+
+        self._worker.submit(request, sink, is_held)
         finished = False
         try:
             while not finished:
@@ -146,8 +159,9 @@ class Generator:
     async def compare(self, body: GenerateRequest) -> CompareResponse:
         """Normal, then Medusa, each from an empty prefix so that neither has a head start."""
         quiet = self._worker.num_open == 0
-        normal = await self.run(body, "normal", reuse_prefix=False)
-        medusa = await self.run(body, "medusa", reuse_prefix=False)
+        with self._worker.hold():
+            normal = await self.run(body, "normal", reuse_prefix=False, is_held=True)
+            medusa = await self.run(body, "medusa", reuse_prefix=False, is_held=True)
         quiet = quiet and normal.stats.max_batch <= 1 and medusa.stats.max_batch <= 1
         plain = _speed(normal)
         answer = describe(medusa, medusa.num_tokens / plain if plain else 0.0, "medusa")

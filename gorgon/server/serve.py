@@ -8,24 +8,26 @@ import signal
 import threading
 import time
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
 from gorgon.config import EngineSettings, ServerSettings
-from gorgon.engine.worker import Worker
+from gorgon.engine.worker import Worker, WorkerState
 from gorgon.server import logs
 from gorgon.server.app import Service, create_app
 
 logger = logging.getLogger("gorgon.server")
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_INTERRUPTED = 128 + signal.SIGINT  # as shells report it
 _LAST_WORDS = 5  # seconds for answers on their way after draining
 
 
 class DrainingServer(uvicorn.Server):
     """On the first signal takes no new requests and lets running ones finish; stops on the second.
 
-    While it drains, new requests are answered with 503 and ``/ready`` says so.
+    While it drains, new requests are answered with 503 and ``/ready`` says so. While the model
+    loads, the first signal ends the process.
     """
 
     def __init__(self, config: uvicorn.Config, worker: Worker, drain_seconds: float) -> None:
@@ -35,8 +37,11 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See ``uvicorn.Server``."""
+        name = signal.Signals(sig).name
+        if self._worker.state is WorkerState.LOADING:
+            logger.info("%s: ended while the model was loading", name)
+            _end(128 + sig)
         if self._deadline is None and self._worker.num_open:
-            name = signal.Signals(sig).name
             logger.info("%s: draining, %d requests are open", name, self._worker.num_open)
             self._worker.drain()
             self._deadline = time.monotonic() + self._drain_seconds
@@ -86,13 +91,15 @@ def run(engine: EngineSettings, server: ServerSettings) -> None:
 
 
 def _end_if_stuck(worker: Worker) -> None:
-    """Leave at once while the worker is still inside llama.cpp: loading cannot be interrupted.
-
-    Python must not take its libraries down around a thread that runs in them.
-    """
+    """Leave at once while the worker is still inside llama.cpp, which cannot be interrupted."""
     if worker.is_alive:
-        logging.shutdown()
-        os._exit(_INTERRUPTED)
+        _end(_INTERRUPTED)
+
+
+def _end(code: int) -> NoReturn:
+    """Python must not take its libraries down around a thread that runs in them."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def _announce(worker: Worker, uvicorn_server: uvicorn.Server, server: ServerSettings) -> None:

@@ -209,6 +209,22 @@ def test_stopping_answers_everyone(bench: Bench) -> None:
     bench.worker.wait_loaded(PATIENCE)
 
 
+def test_draining_waits_for_a_series_that_is_held_and_lets_it_go_on(bench: Bench) -> None:
+    with bench.worker.hold():
+        _, client = bench.submit()
+        assert client.last.finish is not None
+        bench.worker.drain()
+        assert bench.worker.num_open == 1
+        with pytest.raises(NotReadyError):
+            bench.submit()
+        second = Client()
+        bench.worker.submit(Request("second", (1, 2, 3), 4), second, is_held=True)
+        assert second.last.finish is not None
+    assert bench.worker.num_open == 0
+    with pytest.raises(NotReadyError), bench.worker.hold():
+        pass
+
+
 def test_submitting_while_the_worker_stops_answers_or_refuses() -> None:
     for _ in range(20):
         bench = Bench()

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gorgon.bench.servers import free_port
 from gorgon.config import EngineSettings
 from tests.server.conftest import Running, serving
 from tests.tiny import engine_settings
@@ -126,10 +127,10 @@ def test_prompts_and_choices_have_limits(files: Path) -> None:
 
 
 @contextlib.contextmanager
-def process(files: Path, *options: str, **environment: str) -> Iterator[tuple[Any, str]]:
-    """``gorgon serve`` with its address."""
+def starting(files: Path, stderr: int, *options: str, **environment: str) -> Iterator[Any]:
+    """``gorgon serve`` as a process."""
     command = [sys.executable, "-m", "gorgon.cli", "serve", str(files / "tiny.gguf")]
-    command += ["--heads", str(files / "tiny.medusa.gguf"), "--port", "0", *options]
+    command += ["--heads", str(files / "tiny.medusa.gguf"), *options]
     settings = {
         "GORGON_NUM_CELLS": "32768",
         "GORGON_THREADS": "1",
@@ -141,18 +142,24 @@ def process(files: Path, *options: str, **environment: str) -> Iterator[tuple[An
         command,
         env=os.environ | settings | environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
     )
     try:
-        assert server.stdout is not None
+        yield server
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@contextlib.contextmanager
+def process(files: Path, *options: str, **environment: str) -> Iterator[tuple[Any, str]]:
+    """``gorgon serve`` with its address."""
+    with starting(files, subprocess.DEVNULL, "--port", "0", *options, **environment) as server:
         ready = next(line for line in server.stdout if "is ready at" in line)
         found = re.search(r"ready at (\S+)", ready)
         assert found is not None
         yield server, found[1]
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def read(url: str, body: dict[str, Any], begun: threading.Event) -> list[str]:
@@ -183,6 +190,48 @@ def test_sigterm_lets_running_answers_finish_and_no_new_one_in(files: Path) -> N
         assert done == "data: [DONE]"
         assert '"completion_tokens": 4000' in usage
         assert server.wait(60) == 0
+
+
+def test_sigterm_lets_both_runs_of_a_comparison_finish(files: Path) -> None:
+    """It comes during the first run; the second one is let in all the same."""
+    body = {"prompt": "x", "max_length": 3000, "ignore_eos": True}
+    with process(files) as (server, url), ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{url}/compare", json=body, timeout=120)
+        while "gorgon_running 1.0" not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.01)
+        server.send_signal(signal.SIGTERM)
+        reply = answer.result(120)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["medusa"]["tokens_generated"] == 3000
+        assert server.wait(60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_loading_at_once(number: signal.Signals, files: Path, tmp_path: Path) -> None:
+    """While step times are measured, for a minute: the address answers, the model is not there."""
+    settings = {"GORGON_MEASURE_SECONDS": "60", "GORGON_PROFILE_FOLDER": str(tmp_path)}
+    port, began = free_port(), time.monotonic()
+    url = f"http://127.0.0.1:{port}/ready"
+    with starting(files, subprocess.STDOUT, "--port", str(port), **settings) as server:
+        while not_there(url):
+            time.sleep(0.05)
+        assert httpx.get(url).json()["status"] == "loading"
+        server.send_signal(number)
+        said, _ = server.communicate(timeout=40)
+    assert server.returncode == 128 + number
+    assert time.monotonic() - began < 60
+    assert said.splitlines()[-1].endswith(f"{number.name}: ended while the model was loading")
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def not_there(url: str) -> bool:
+    """Whether nobody listens yet."""
+    try:
+        httpx.get(url)
+    except httpx.ConnectError:
+        return True
+    return False
 
 
 def test_the_grace_time_ends(files: Path) -> None:

@@ -22,8 +22,8 @@ from tests.tiny import write_model
 
 pytest.importorskip("torch", reason="needs PyTorch: scripts/setup --train")
 
-from gorgon.training.settings import TrainingSettings  # noqa: E402
-from gorgon.training.train import train  # noqa: E402
+from gorgon.training.settings import TrainingSettings
+from gorgon.training.train import train
 
 SIZES = {"num-heads": 2, "num-hidden": 64, "num-outputs": 256, "max-tokens": 24, "epochs": 1}
 TRAINING = {**SIZES, "batch-size": 64, "matrix-type": "Q8_0", "device": "cpu"}
