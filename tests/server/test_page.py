@@ -142,6 +142,21 @@ def test_normal_is_replayed_beside_medusa(browser: Browser, server: FakePage) ->
     expect(note).to_have_text("stopped at max tokens", timeout=180_000)
     expect(reader.page.locator(".ghost")).to_have_count(0)
     expect(reader.page.locator(".pane.normal .answer .t")).to_have_count(300)
+    assert reader.complaints == []
+    reader.context.close()
+
+
+def test_a_replay_ends_where_frames_are_slow(browser: Browser, server: FakePage) -> None:
+    reader = Reader(browser, server, reduced_motion="no-preference")
+    slow = "(draw) => setTimeout(() => draw(performance.now()), 500)"
+    reader.page.evaluate(f"() => {{ window.requestAnimationFrame = {slow}; }}")
+    reader.set("Max tokens", "40")
+    reader.ask("tell me a story")
+    reader.wait()
+    expect(reader.page.locator(".pane.normal h3 small")).to_have_text("stopped at max tokens")
+    expect(reader.page.locator(".ghost")).to_have_count(0)
+    expect(reader.page.locator(".pane.normal .answer .t")).to_have_count(40)
+    assert reader.complaints == []
     reader.context.close()
 
 

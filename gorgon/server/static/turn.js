@@ -80,6 +80,7 @@ export class Turn {
   // The first side again, beside the second, at the pace at which it was written.
   #startReplay(t) {
     if (!this.runs[0].end || still.matches) return;
+    this.#draw(performance.now()); // its last steps may have come since the last frame
     this.panes[0].startReplay();
     this.replaying = performance.now() - t * 1000;
   }
@@ -105,12 +106,6 @@ export class Turn {
     this.#drawRatio();
   }
 
-  // A page that nobody sees draws no frames: the clock ends the replay there.
-  #endReplayInTime() {
-    const left = this.replaying + 1000 * this.runs[0].steps.at(-1).t - performance.now();
-    setTimeout(() => this.#draw(performance.now()), Math.max(0, left) + 100);
-  }
-
   #endReplay(total) {
     this.replaying = null;
     this.panes[0].say(this.runs[0].end.finish === "length" ? "stopped at max tokens" : "finished");
@@ -127,7 +122,6 @@ export class Turn {
   /** Draw the end state and say how it went; the sentence, for screen readers too. */
   finish(together) {
     this.#draw(performance.now());
-    if (this.replaying !== null) this.#endReplayInTime();
     this.ratio.classList.remove("pending");
     if (this.inspector.run === this.main) this.inspector.update(performance.now(), true);
     this.status.textContent = this.isComparison ? this.#compare(together) : this.#report();
