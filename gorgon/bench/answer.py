@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +76,12 @@ class Load:
     natural: bool
     temperature: float
     seed: int
+    spread: float = 0.0
+
+    def length_of(self, prompt: Prompt) -> int:
+        """New tokens of its answer, at most: the same for every party."""
+        away = random.Random(f"{self.seed} {prompt.id}").uniform(-self.spread, self.spread)
+        return max(1, round(self.length * (1.0 + away)))
 
 
 def make_block(

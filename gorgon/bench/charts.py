@@ -125,10 +125,9 @@ def draw_panels(plot: Any, document: Document) -> Any:
     lengths.set(title="Tokens generated", xlabel="new tokens per answer, mean")
     _draw_gains(gains, document, rows)
     work = document.workload
-    length = "at most" if work.natural else "exactly"
     suffix = "s" if clients > 1 else ""
     figure.suptitle(
-        f"{clients} client{suffix}, {work.num_prompts} prompts, {length} {work.length} new tokens",
+        f"{clients} client{suffix}, {work.num_prompts} prompts, {work.answers}",
         y=0.985,
     )
     figure.tight_layout(rect=(0, 0.02, 1, 0.99))

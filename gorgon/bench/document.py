@@ -52,6 +52,7 @@ class Workload(_Record):
     num_prompts: int
     length: int = Field(description="new tokens, at most")
     natural: bool = Field(description="answers end where the model ends them")
+    spread: float = Field(default=0.0, description="how much longer or shorter, relative")
     temperatures: list[float]
     clients: list[int]
     repeats: int
@@ -59,6 +60,14 @@ class Workload(_Record):
     seed: int
     ttft_bound: float = Field(description="of goodput: time to the first token, at most")
     tpot_bound: float = Field(description="of goodput: time per further token, at most")
+
+    @property
+    def answers(self) -> str:
+        """How long they are, in words."""
+        low, high = (round(self.length * (1.0 + sign * self.spread)) for sign in (-1, 1))
+        if self.natural:
+            return f"at most {high} new tokens"
+        return f"exactly {low} new tokens" if low == high else f"{low} to {high} new tokens"
 
 
 class Sample(_Record):

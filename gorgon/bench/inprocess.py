@@ -70,7 +70,7 @@ class EngineParty:
         request = Request(
             id=str(number),
             prompt_ids=prompt_ids,
-            max_tokens=load.length,
+            max_tokens=load.length_of(prompt),
             sampling=SamplingParams(temperature=load.temperature, seed=load.seed + number),
             speculation=self.speculation,
             ignore_eos=not load.natural,

@@ -66,7 +66,7 @@ class HttpParty:
         return {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt.text}],
-            "max_tokens": load.length,
+            "max_tokens": load.length_of(prompt),
             "temperature": load.temperature,
             "seed": load.seed + number,
             "stream": True,

@@ -24,6 +24,7 @@ class Options:
     count: int = 24
     length: int = 128
     natural: bool = False
+    spread: float = 0.0
     repeats: int = 1
     waves: int = 2
     seed: int = 1
@@ -47,6 +48,7 @@ class Options:
         _check(min(self.temperatures, default=-1.0) >= 0, "temperature", "must be 0 or more")
         for name in ("count", "length", "repeats", "waves"):
             _check(getattr(self, name) >= 1, name, "must be 1 or more")
+        _check(0.0 <= self.spread < 1.0, "spread", "must be 0 or more, below 1")
         inside = self.in_process
         _check(not (inside and self.url), "url", "cannot go with --in-process")
         _check(not self.loop or inside, "loop", "needs --in-process")
@@ -64,6 +66,7 @@ class Options:
             num_prompts=num_prompts,
             length=self.length,
             natural=self.natural,
+            spread=self.spread,
             temperatures=list(self.temperatures),
             clients=sorted(set(self.clients)),
             repeats=self.repeats,

@@ -23,7 +23,7 @@ class Round:
     @property
     def max_tokens(self) -> int:
         """New tokens of one party's block, at most."""
-        return len(self.prompts) * self.load.length
+        return sum(self.load.length_of(prompt) for prompt in self.prompts)
 
 
 def make_rounds(prompts: Sequence[Prompt], workload: Workload) -> Iterator[Round]:
@@ -34,7 +34,14 @@ def make_rounds(prompts: Sequence[Prompt], workload: Workload) -> Iterator[Round
     """
     for temperature in workload.temperatures:
         for clients in workload.clients:
-            load = Load(clients, workload.length, workload.natural, temperature, workload.seed)
+            load = Load(
+                clients,
+                workload.length,
+                workload.natural,
+                temperature,
+                workload.seed,
+                workload.spread,
+            )
             size = 1 if clients == 1 else clients * workload.waves
             for repeat in range(workload.repeats):
                 order = _shuffled(prompts, workload.seed + repeat)

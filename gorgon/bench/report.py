@@ -59,7 +59,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _setup(document: Document) -> str:
     machine, work = document.machine, document.workload
-    length = f"at most {work.length}" if work.natural else f"exactly {work.length}"
     device = f", {machine.accelerator}" if machine.accelerator else ""
     lines = [
         f"{document.created}, {machine.cpu}, {machine.num_cores} cores, "
@@ -67,7 +66,7 @@ def _setup(document: Document) -> str:
         "",
         f"    {shlex.join(document.command)}",
         "",
-        f"{work.num_prompts} prompts of {work.prompts}, {length} new tokens, "
+        f"{work.num_prompts} prompts of {work.prompts}, {work.answers}, "
         f"{work.repeats} repeat(s), {work.waves} requests per client and block, seed {work.seed}; "
         f"every round of prompts went to every party in turns. {_client_cost(document)}",
         "",

@@ -34,6 +34,9 @@ class WorkloadOptions:
     count: Annotated[int, typer.Option(min=1, help="prompts, spread over the file")] = 24
     length: Annotated[int, typer.Option(min=1, help="new tokens of an answer")] = 128
     natural: Annotated[bool, typer.Option("--natural", help="let answers end early")] = False
+    spread: Annotated[
+        float, typer.Option(help="answers are longer or shorter by up to this part: 0.5 is half")
+    ] = 0.0
     repeats: Annotated[int, typer.Option(min=1)] = 1
     waves: Annotated[int, typer.Option(min=1, help="requests per client and block")] = 2
     seed: Annotated[int, typer.Option(min=0)] = 1

@@ -36,6 +36,10 @@ from gorgon.speculation.tree import (
     root_only,
 )
 
+_LEAST_SPELL = 16  # steps with drafts in a row before some go without,
+_CHECKS = 2  # as many: the first may pay for the change
+_SURE = 2.0  # standard deviations by which drafts must gain to need no such steps
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -73,6 +77,8 @@ class Drafter:
         self._gate, self._heads_gate = Gate(), Gate()  # for all sources, and for the heads
         self._reach = 16  # drafts of a step that are thought about; more once many are taken
         self._spell = 0  # steps in a row with drafts
+        self._checks = 0  # steps without drafts to come, to see what these take
+        self._look = 0.0  # seconds that looking took in this step, besides the heads
         self._expected: tuple[float, float] | None = None  # tokens, seconds of this step's drafts
         self._inheritance = Inheritance()
         typical = float(cost.seconds(0.0)[1])
@@ -133,7 +139,7 @@ class Drafter:
             limits: room beside the roots.
             context: cells that attention reads for each token, for the cost of the step.
         """
-        self.heads.seconds, self._expected = 0.0, None
+        self.heads.seconds, self._look, self._expected = 0.0, 0.0, None
         if self._rests(sequences):
             return [root_only(sequence.tokens[-1]) for sequence in sequences]
         roots = [sequence.tokens[-1] for sequence in sequences]
@@ -161,14 +167,21 @@ class Drafter:
                 return False
         if not free:
             return True
-        if self._habit is not None:
+        if self._checks or self._doubts(len(sequences)):
+            self._checks = (self._checks or _CHECKS) - 1
+            return True
+        if self._habit is not None or self._gate.is_open(len(sequences)):
             return False
-        if self._gate.is_open(len(sequences)):
-            return self._gate.doubts(len(sequences), self._spell)
         if self._from_lookup.repeats(free):
             self._gate.wake(len(sequences))
             return False
         return True
+
+    def _doubts(self, num_requests: int) -> bool:
+        """Whether to go without drafts for some steps, since what these take may have changed."""
+        gate = self._gate if self._habit is None else self._habit
+        gain = gate.gain(num_requests)
+        return gain > 0.0 and self._spell >= _LEAST_SPELL and gain < _SURE * self.cost.doubt()
 
     def _choose(
         self,
@@ -195,7 +208,8 @@ class Drafter:
             self._heads_gate.learn(num_requests, step.gain() - without)
         if step.choice.num_drafts > self._reach // 2:
             self._reach = min(2 * self._reach, MAX_NODES - 1)
-        self._look_cost.observe(num_requests, self._clock() - began - self.heads.seconds)
+        self._look = self._clock() - began - self.heads.seconds
+        self._look_cost.observe(num_requests, self._look)
         self._gate.learn(num_requests, best - step.share(self._look_cost.at(num_requests)))
         return step
 
@@ -209,6 +223,7 @@ class Drafter:
     ) -> DraftStep:
         """As many drafts as the habit is to carry."""
         assert self._habit is not None
+        began = self._clock()
         most = len(sequences) + min(max_drafts, candidates.num_drafts + MAX_NODES - 1)
         num_sure, curve = len(candidates), self.cost.curve(context, most, len(sequences))
         trust = self._hindsight.factor(len(sequences))
@@ -218,7 +233,8 @@ class Drafter:
             self._from_lookup.add(step)
             if not self._add_heads(step):
                 step.choose()
-            self._habit.learn(num_sure, plan, step.survivals, step.spent)
+            self._look = self._clock() - began - self.heads.seconds
+            self._habit.learn(num_sure, plan, step.survivals, step.spent + self._look)
         return step
 
     def _add_fixed(self, candidates: Candidates, sequences: Seq[Sequence], max_drafts: int) -> None:
@@ -267,6 +283,7 @@ class Drafter:
             seconds: what it took, the heads included.
         """
         self._spell = self._spell + 1 if num_rows > num_requests else 0
+        seconds -= self._look  # spent whatever comes of it; the gate counts it
         self.cost.observe(num_rows, context, seconds - self.heads.seconds, num_requests)
         if self._expected is None:
             self._hindsight.forget(num_requests)

@@ -13,18 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gorgon.speculation.speed import Speeds
+
 Floats = npt.NDArray[np.float64]
 
 _CHANGE_PART = 0.6  # of a change, held against one step; best of 0 to 1 in a simulation
-_DRIFT_RATE = 0.05  # of what one step deviates, taken into the whole curve
-_SHAPE_RATE = 0.03  # and into its own n, for each step since that was last seen,
+_SHAPE_RATE = 0.03  # of what one step deviates, into its own n, for each step since its last one,
 _REQUEST_RATE = 0.06  # or, where each request has one token, into what their number costs
 _MOST_MISSED = 5  # steps, for these two rates
 _FEW_VISITS = 5  # of a size, before it is known for itself
+_STALE = 300  # steps without a size, after which it is no longer
 _FIRST_SHAPE_RATE = 0.1  # more of the first few: a measurement knows no drafting and few contexts
 _LEAST_PART = 0.5  # of what tokens of one request take, that those of several take
 _MOST_DIP = 1.3  # t(n) over the least t of any larger n, as far as kernels are known to differ
 _SAME_CONTEXT = 16.0  # cells within which t(n) is taken to be the same
+_NOISE = 0.12**2  # variance of what a step takes, relative,
+_CHANGE_NOISE = 0.5  # and standard deviation of what a change costs
+_LEAK = 0.005  # of a size's deviation, each time it is seen: what all share is the machine's speed
 _MAX_ERROR = 0.7  # relative: a step that was interrupted says no more than this
 
 
@@ -50,11 +55,11 @@ class StepTimes:
 class StepCost:
     """t(n) at any context, kept true by what steps really take.
 
-    The estimate is the measured curve times a drift common to all n (a busy or throttled machine)
-    and a deviation of each n. Where attention reads for each token the cells of its own request,
-    tokens of several requests take longer than as many of one; how much is learnt from steps in
-    which each has one. Contexts between measured ones are interpolated, sizes beyond the largest
-    extrapolated by the curve's last slope.
+    The estimate is the measured curve times how fast the machine is now, in plain steps (one token
+    a request) and in drafted ones, and a deviation of each n. Where attention reads for each token
+    the cells of its own request, tokens of several requests take longer than as many of one; how
+    much is learnt from plain steps. Contexts between measured ones are interpolated, sizes beyond
+    the largest extrapolated by the curve's last slope.
 
     Args:
         times: the measurement.
@@ -73,12 +78,13 @@ class StepCost:
         n = np.arange(1, max_tokens + 1)
         self._contexts = times.contexts
         self._table = np.stack([_extend(np.array(times.sizes), row, n) for row in times.seconds])
-        self._drift = 0.0
+        self._speeds = Speeds()
         self._more = {1: 0.0}  # seconds of a step by its requests, beyond that of one request
         self._deviation = [0.0] * max_tokens
         self._visits = [0] * max_tokens
         self._steps, self._seen = 0, [0] * (max_tokens + 1)  # observed, and when each size was last
-        self._context, self._shape = math.nan, [0.0]  # t(n) there, without the drift
+        # t(n) there, measured and with the deviations, without the speeds.
+        self._context, self._measured, self._shape = math.nan, [0.0], [0.0]
 
     @property
     def last_size(self) -> int:
@@ -86,13 +92,15 @@ class StepCost:
         return self._last
 
     def seconds(self, context: float) -> Floats:
-        """t(n) in seconds, shape [max_tokens + 1]; t(0) is 0."""
-        curve = np.zeros(self.max_tokens + 1)
-        curve[1:] = self._at(context) * np.exp(np.add(self._deviation, self._drift))
-        return curve
+        """t(n) of one request in seconds, shape [max_tokens + 1]; t(0) is 0."""
+        return np.array(self.curve(context, self.max_tokens))
+
+    def doubt(self) -> float:
+        """Standard deviation of the log ratio between what plain and drafted steps take."""
+        return self._speeds.doubt
 
     def curve(self, context: float, most: int, num_requests: int = 1) -> list[float]:
-        """t(0) to t(``most``) in seconds, or as far as known; much faster than ``seconds``.
+        """t(0) to t(``most``) in seconds, or as far as known.
 
         Args:
             context: cells that a token's attention reads.
@@ -114,15 +122,22 @@ class StepCost:
 
     def _curve(self, context: float, most: int, num_requests: int, change: float) -> list[float]:
         """``curve`` with ``change`` seconds more for every n."""
-        shape, factor = self._shape_at(context)[: most + 1], math.exp(self._drift)
-        more = self._more_for(num_requests)
+        shape = self._shape_at(context)[: most + 1]
+        factor, more = math.exp(self._speeds.drafted), self._more_for(num_requests)
         if more < 0.0:
             curve = [factor * max(time + more, _LEAST_PART * time) + change for time in shape]
         else:
-            more = factor * more + change
-            curve = [factor * time + more for time in shape]
+            curve = [factor * time + (factor * more + change) for time in shape]
         curve[0] = 0.0
+        if num_requests < len(curve):
+            plain = math.exp(self._speeds.plain) * self._plain(num_requests)
+            curve[num_requests] = plain + change
         return curve
+
+    def _plain(self, num_requests: int) -> float:
+        """Seconds of a step with one token a request at the last context, without the speed."""
+        time = self._measured[num_requests]
+        return max(time + self._more_for(num_requests), _LEAST_PART * time)
 
     def interrupt(self) -> None:
         """Note that something else was computed: the next step costs a change in any case."""
@@ -134,22 +149,26 @@ class StepCost:
         """Learn from a step of ``num_tokens`` that took ``seconds``."""
         if not 1 <= num_tokens <= self.max_tokens or seconds <= 0:
             return
-        if num_tokens != self._last:
-            seconds = max(seconds - self.change, 0.5 * seconds)
-        self._last = num_tokens
-        # The mean, not the median, of what steps take decides how many tokens come in a second.
+        drafted, speeds = num_tokens > num_requests, self._speeds
         time, more = self._shape_at(context)[num_tokens], self._more_for(num_requests)
-        expected = max(time + more, _LEAST_PART * time)
-        error = min(seconds / (expected * math.exp(self._drift)) - 1.0, _MAX_ERROR)
-        self._drift += _DRIFT_RATE * error
-        self._steps += 1
-        missed = min(self._steps - self._seen[num_tokens], _MOST_MISSED)
-        self._seen[num_tokens] = self._steps
-        if num_requests == num_tokens > 1:
-            more += missed * _REQUEST_RATE * error * expected
-            self._more[num_requests] = max(more, -_LEAST_PART * time)
+        # The mean, not the median, of what steps take decides how many tokens come in a second.
+        if drafted:
+            expected = math.exp(speeds.drafted) * max(time + more, _LEAST_PART * time)
         else:
+            expected = math.exp(speeds.plain) * self._plain(num_requests)
+        change = 0.0 if num_tokens == self._last else self.change
+        noise = _NOISE + (_CHANGE_NOISE * change / expected) ** 2
+        self._last = num_tokens
+        error = min((seconds - change) / expected - 1.0, _MAX_ERROR)
+        speeds.observe(error, noise, drafted=drafted)
+        self._steps += 1
+        missed = min(self._steps - self._seen[num_tokens], _MOST_MISSED) * _NOISE / noise
+        self._seen[num_tokens] = self._steps
+        if drafted:
             self._reshape(num_tokens, missed * _SHAPE_RATE, error)
+        elif num_requests > 1:
+            more += missed * _REQUEST_RATE * error * self._plain(num_requests)
+            self._more[num_requests] = max(more, -_LEAST_PART * self._measured[num_requests])
 
     def _more_for(self, num_requests: int) -> float:
         """What is known of the next smaller number of requests that is known."""
@@ -166,8 +185,10 @@ class StepCost:
         i, reach, shape = num_tokens - 1, num_tokens // 3, self._shape
         self._visits[i] += 1
         learnt = max(rate, _FIRST_SHAPE_RATE / self._visits[i]) * error
+        learnt -= _LEAK * self._deviation[i]
         for j in range(max(0, i - reach), min(self.max_tokens, i + reach + 1)):
-            if j == i or self._visits[j] < _FEW_VISITS:
+            unknown = self._visits[j] < _FEW_VISITS or self._steps - self._seen[j + 1] > _STALE
+            if j == i or unknown:
                 part = learnt * (1.0 - abs(j - i) / (reach + 1))
                 self._deviation[j] += part
                 if j + 1 < len(shape):
@@ -176,8 +197,9 @@ class StepCost:
     def _shape_at(self, context: float) -> list[float]:
         """t(n) without the drift, kept from step to step until the context has moved."""
         if not abs(context - self._context) <= _SAME_CONTEXT:
-            shape = self._at(context) * np.exp(self._deviation)
-            self._context, self._shape = context, [0.0, *shape.tolist()]
+            measured = self._at(context)
+            self._context, self._measured = context, [0.0, *measured.tolist()]
+            self._shape = [0.0, *(measured * np.exp(self._deviation)).tolist()]
         return self._shape
 
     def _at(self, context: float) -> Floats:

@@ -13,7 +13,6 @@ _RATE = 0.1
 _FIRST_GAIN = 0.05  # where nothing is known: some tens of looks that bring nothing close it
 _PROBE_RATE = 0.3  # while closed, when samples are rare
 _FIRST_INTERVAL, _MAX_INTERVAL = 4, 64
-_LEAST_SPELL, _SPELL_BY_GAIN = 16, 1000  # steps with drafts in a row: more, the more they gain
 
 
 @dataclass(slots=True)
@@ -66,13 +65,9 @@ class Gate:
         for size, record in self._records.items():
             record.wait = min(record.wait, _FIRST_INTERVAL << (size - 1))
 
-    def doubts(self, num_requests: int, steps: int) -> bool:
-        """Whether after ``steps`` with drafts in a row one without should be seen again.
-
-        What plain steps take can change unseen; it decides the sooner the less drafts gain.
-        """
-        gain = self._record(num_requests).gain
-        return gain > 0.0 and steps > _LEAST_SPELL + _SPELL_BY_GAIN * gain
+    def gain(self, num_requests: int) -> float:
+        """Log ratio of tokens/s that looking brought lately."""
+        return self._record(num_requests).gain
 
     def learn(self, num_requests: int, gain: float) -> None:
         """Note the log ratio of tokens/s that looking brought, its own time included."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class _Record:
     lessons: int = 0
     wait: int = 0
     kept: int = 0
+    gain: float = 0.0
     undecided: bool = False
     idle: int = 0  # lessons in a row with no drafts kept
 
@@ -82,6 +84,11 @@ class Habit:
         count = self._counts(num_roots, min(len(seconds) - 1, num_roots + record.kept))[-1]
         return Plan(count, record.wait <= 0, _rate(record, count, num_roots, seconds))
 
+    def gain(self, num_requests: int) -> float:
+        """Log ratio of tokens/s that the drafts kept are expected to bring; 0 without any."""
+        record = self._records.get(num_requests)
+        return record.gain if record is not None and record.kept else 0.0
+
     def drafts_within(self, num_roots: int, steps: int) -> bool:
         """Whether one of the next ``steps`` steps may look for drafts."""
         record = self._records.get(num_roots)
@@ -97,6 +104,7 @@ class Habit:
             for count in self._counts(num_roots, len(seconds) - 1)
         }
         best = max(rates, key=rates.__getitem__)
+        record.gain = math.log(trust * rates[best] / rates[0])
         record.kept = best if trust * rates[best] > _MARGIN * rates[0] else 0
         record.undecided = False
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gorgon.bench.answer import Load
 from gorgon.bench.party import parse_mode
 from gorgon.bench.plan import make_rounds, turn_order
 from gorgon.bench.prompts import load_prompts
@@ -61,6 +62,25 @@ def test_rounds_ask_everything_at_every_load() -> None:
     many = [r for r in rounds if r.load.clients == 4 and r.load.temperature == 0]
     assert [len(r.prompts) for r in many] == [8] * 4
     assert {p.id for r in many for p in r.prompts} == {p.id for p in prompts}
+
+
+def test_answers_differ_in_length_as_far_as_they_may_and_alike_for_everybody() -> None:
+    prompts = load_prompts()
+    work = make_document().workload.model_copy(
+        update={"clients": [4], "length": 100, "spread": 0.5, "repeats": 2}
+    )
+    lengths: dict[str, set[int]] = {}
+    for step in make_rounds(prompts, work):
+        for prompt in step.prompts:
+            lengths.setdefault(prompt.id, set()).add(step.load.length_of(prompt))
+        assert step.max_tokens == sum(step.load.length_of(prompt) for prompt in step.prompts)
+    every = [length for (length,) in lengths.values()]
+    assert min(every) >= 50
+    assert max(every) <= 150
+    assert len(set(every)) > len(prompts) // 2
+    assert work.answers == "50 to 150 new tokens"
+    plain = Load(4, 100, natural=False, temperature=0.0, seed=1)
+    assert {plain.length_of(prompt) for prompt in prompts} == {100}
 
 
 def test_every_party_goes_first_equally_often() -> None:

@@ -77,6 +77,14 @@ def test_the_engine_yields_what_the_accuracies_promise() -> None:
     party.engine.check_integrity()
 
 
+def test_answers_are_as_long_as_the_load_says() -> None:
+    party, _ = make_party(VICUNA_MEDUSA, 8)
+    load = Load(3, 60, natural=False, temperature=0.0, seed=0, spread=0.5)
+    answers = party.run(PROMPTS, load)
+    assert [a.tokens for a in answers] == [load.length_of(prompt) for prompt in PROMPTS]
+    assert len({answer.tokens for answer in answers}) > 1
+
+
 def test_a_search_goes_on_where_the_accuracies_say() -> None:
     num_heads = len(VICUNA_CONDITIONED.ranks)
     fake = FakeBackend(
