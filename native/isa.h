@@ -26,6 +26,7 @@ using HalfVector = __m256i_u;  // anywhere in memory
 INLINE __m128i quarter(const void * p) { return _mm_loadu_si128(static_cast<const __m128i *>(p)); }
 INLINE __m256i to_bytes(const Ints a[2]) { return _mm256_set_m128i(_mm512_cvtepi32_epi8(a[1]), _mm512_cvtepi32_epi8(a[0])); }
 INLINE uint32_t lanes_above(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }  // a bit each
+INLINE Ints choose(int8_t mask, Ints a, Ints b) { return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8(mask), 0xE4); }  // a's bits where mask has some, else b's
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GE_OQ), y); }
 INLINE void store_quarters(uint16_t * p, int stride, Ints a) {  // 16 bytes each
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_castsi512_si128(a));
@@ -48,6 +49,7 @@ INLINE __m256i to_bytes(const Ints a[4]) {
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 INLINE uint32_t lanes_above(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+INLINE Ints choose(int8_t mask, Ints a, Ints b) { return (a & _mm256_set1_epi8(mask)) | _mm256_andnot_si256(_mm256_set1_epi8(mask), b); }
 INLINE Floats zero_if_below(Floats x, float limit, Floats y) { return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_GE_OQ), y); }
 INLINE void store_quarters(uint16_t * p, int stride, Ints a) {  // of which there are two
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_castsi256_si128(a));
@@ -77,6 +79,8 @@ INLINE Ints bits(Ints a, int mask) { return a & VECTOR(set1_epi8)(static_cast<ch
 INLINE Ints either(Ints a, Ints b) { return a | b; }
 INLINE Ints plus(Ints a, Ints b) { return VECTOR(add_epi32)(a, b); }
 template <int N> INLINE Ints right(Ints a) { return N > 0 ? VECTOR(srli_epi16)(a, N) : VECTOR(slli_epi16)(a, -N); }  // then bits()
+
+template <int N> INLINE Ints divided(Ints a) { return VECTOR(srai_epi32)(a, N); }  // by 2^N, of which it is a multiple
 
 // which of the 16 halves at p are not `value`, a bit each
 INLINE uint32_t differ16(const void * p, uint16_t value) {
@@ -141,6 +145,10 @@ INLINE void sum_halves(__m256i bytes, int & first, int & second) {
 
 using FourBytes __attribute__((may_alias)) = int32_t;  // read in place: a broadcast from memory costs nothing
 
+// Makes the compiler compute here and now, and once. It would like to add in pairs and run out of registers,
+// or to read again what it could keep.
+INLINE void keep(Ints & a) { __asm__("" : "+v"(a)); }
+
 // Dot products, in each lane, of the planes of a block (4 weights a lane, unsigned, at most LARGEST)
 // and the 4 activations that go with each plane. Integers all the way: exact in any order.
 #if GORGON_ISA == 512 || GORGON_ISA == 257
@@ -150,9 +158,9 @@ constexpr bool PLANE_BY_PLANE = false;
 template <int LARGEST> struct Dots {
     Ints sum;
     INLINE void start(int32_t from) { sum = all(from); }
-    INLINE void add(int, Ints weights, int32_t x) {
-#    if GORGON_ISA == 512
-        sum = _mm512_dpbusd_epi32(sum, weights, all(x));
+    INLINE void add(int, Ints weights, const FourBytes & x) {
+#    if GORGON_ISA == 512  // GCC's intrinsic would take a register, and an instruction, to broadcast x
+        __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(x));
 #    else
         sum = _mm256_dpbusd_avx_epi32(sum, weights, all(x));
 #    endif
@@ -167,14 +175,11 @@ constexpr bool PLANE_BY_PLANE = true;
 
 INLINE Ints widen(Ints a, int factor = 1) { return _mm256_madd_epi16(a, _mm256_set1_epi16(static_cast<short>(factor))); }
 
-// Makes the compiler add here and now: it would like to add in pairs, and run out of registers.
-INLINE void keep(Ints & a) { __asm__("" : "+x"(a)); }
-
 template <int LARGEST> struct Dots {
     static constexpr int PLANES = 32767 / (LARGEST * 127 * 2);
     Ints sum, words;
     // plane number i of this sum, from 0 on without a gap
-    INLINE void add(int i, Ints weights, int32_t x) {
+    INLINE void add(int i, Ints weights, const FourBytes & x) {
         const Ints p = _mm256_maddubs_epi16(weights, all(x));
         words = i % PLANES == 0 ? p : _mm256_add_epi16(words, p);
         keep(words);
@@ -185,7 +190,7 @@ template <int LARGEST> struct Dots {
 // 8 bits are two times 4 bits
 template <> struct Dots<255> {
     Ints sum, low, high;
-    INLINE void add(int i, Ints weights, int32_t x) {
+    INLINE void add(int i, Ints weights, const FourBytes & x) {
         const Ints p = _mm256_maddubs_epi16(bits(weights, 15), all(x)), q = _mm256_maddubs_epi16(bits(right<4>(weights), 15), all(x));
         low = i == 0 ? p : _mm256_add_epi16(low, p);
         high = i == 0 ? q : _mm256_add_epi16(high, q);

@@ -39,9 +39,8 @@ struct Worker {
 
 struct Kernels {
     const char * name;
-    // f32 -> activations; columns is a multiple of 32; bias() tells what to take off for a weight type
-    void (*quantize)(const float * x, int64_t columns, int bias, Activation * out);
-    int (*bias)(int type);
+    // f32 -> activations for weights of a type; columns is a multiple of 32
+    void (*quantize)(int type, const float * x, int64_t columns, Activation * out);
     // rows 16 * first .. 16 * last - 1 of W times n columns of x: y[j * y_stride + row]
     void (*multiply)(int type, const void * packed, int64_t columns, int64_t first, int64_t last,
                      const Activation * x, int64_t n, float * y, int64_t y_stride);

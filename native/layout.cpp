@@ -64,8 +64,8 @@ struct Q6_K {
 
 // ---- what row r adds to a packed block: its scales, and the weights of block b --------------------
 
-void put_nibbles(uint8_t planes[4][64], int r, const uint8_t q[BLOCK]) {
-    for (int k = 0; k < 16; k++) planes[k / 4][r * 4 + k % 4] = (q[k] & 15) | q[k + 16] << 4;
+void put_nibbles(uint8_t planes[4][64], int r, const uint8_t q[BLOCK], int more_bits = 0) {
+    for (int k = 0; k < 16; k++) planes[k / 4][r * 4 + k % 4] = (q[k] & 15) | q[k + 16] >> more_bits << 4;
 }
 
 void put_scales(PackedQ4_0 & p, int r, const Q4_0 & s) { p.d[r] = s.d; }
@@ -76,8 +76,8 @@ void put(PackedQ4_1 & p, int, int r, const uint8_t q[BLOCK]) { put_nibbles(p.q, 
 
 void put_scales(PackedQ5_0 & p, int r, const Q5_0 & s) { p.d[r] = s.d; }
 void put(PackedQ5_0 & p, int, int r, const uint8_t q[BLOCK]) {
-    put_nibbles(p.q, r, q);
-    for (int k = 0; k < BLOCK; k++) p.high[r * 4 + k % 4] |= (q[k] >> 4) << k / 4;
+    put_nibbles(p.q, r, q, 1);
+    for (int k = 0; k < 16; k++) p.rest[r * 4 + k % 4] |= (q[k] >> 4 << 1 | (q[k + 16] & 1)) << k / 4 * 2;
 }
 
 void put_scales(PackedQ8_0 & p, int r, const Q8_0 & s) { p.d[r] = s.d; }
@@ -99,8 +99,8 @@ void put_scales(PackedQ6_K & p, int r, const Q6_K & s) {
     for (int i = 0; i < 16; i++) p.scale[i / 2][i % 2][r] = s.scales[i];
 }
 void put(PackedQ6_K & p, int b, int r, const uint8_t q[BLOCK]) {
-    put_nibbles(p.block[b].q, r, q);
-    for (int k = 0; k < BLOCK; k++) p.block[b].high[k / 16][r * 4 + k % 4] |= (q[k] >> 4) << k / 4 % 4 * 2;
+    put_nibbles(p.block[b].q, r, q, 2);
+    for (int k = 0; k < 16; k++) p.block[b].rest[k / 8][r * 4 + k % 4] |= (q[k] >> 4 << 2 | (q[k + 16] & 3)) << k / 4 % 2 * 4;
 }
 
 template <class Source, class Packed, int COLUMNS> constexpr Layout layout(int type) {

@@ -24,7 +24,7 @@ constexpr float SMALLEST_SCALED = 1e-35f;  // a block of activations below count
 struct Activation {
     float   d;
     float   sum;      // d * (q[0] + .. + q[31])
-    int32_t init[2];  // -bias * sum of q[0..15] and of q[16..31]: where the integer dots start
+    int32_t init[2];  // where the integer dots start: -bias times the sum of q, of each half where halves have scales
     int8_t  q[BLOCK];
 };
 
@@ -38,10 +38,12 @@ struct PackedQ4_1 {
     uint8_t  q[4][64];
 };
 
+// Of more than 4 bits, a nibble holds the lowest 4 of planes 0..3 and the highest 4 of planes 4..7. Shifted by
+// one distance, rest then has what lacks above the low nibbles and below the high ones, side by side.
 struct PackedQ5_0 {
     uint16_t d[GROUP];
     uint8_t  q[4][64];
-    uint8_t  high[64];  // bit i = fifth bit of plane i
+    uint8_t  rest[64];  // bits 2i+1, 2i = highest bit of plane i, lowest bit of plane i+4
 };
 
 struct PackedQ8_0 {
@@ -57,13 +59,14 @@ struct PackedQ4_K {
     uint8_t  q[8][4][64];
 };
 
-// 8 blocks, a scale for each half block; high plane v: 2 bits of planes 4v .. 4v+3, lowest first
+// 8 blocks, a scale for each half block; nibble i of rest plane v = the highest 2 bits of plane 2v+i, then
+// the lowest 2 of plane 2v+i+4
 struct PackedQ6_K {
     uint16_t d[GROUP];
     int8_t   scale[8][2][GROUP];
     struct {
         uint8_t q[4][64];
-        uint8_t high[2][64];
+        uint8_t rest[2][64];
     } block[8];
 };
 

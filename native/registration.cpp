@@ -67,7 +67,7 @@ struct Product : ggml::cpu::tensor_traits {
             const int64_t j = b / blocks;
             end = std::min(to, (j + 1) * blocks);
             auto * row = static_cast<const char *>(x->data) + j % x->ne[1] * x->nb[1] + j / x->ne[1] % x->ne[2] * x->nb[2] + j / (x->ne[1] * x->ne[2]) * x->nb[3];
-            kernels->quantize(reinterpret_cast<const float *>(row) + (b - j * blocks) * BLOCK, (end - b) * BLOCK, kernels->bias(w->type), activations + b);
+            kernels->quantize(w->type, reinterpret_cast<const float *>(row) + (b - j * blocks) * BLOCK, (end - b) * BLOCK, activations + b);
         }
         if (!few) ggml_barrier(params->threadpool);
         kernels->multiply(w->type, w->data, columns, groups * params->ith / params->nth, groups * (params->ith + 1) / params->nth,

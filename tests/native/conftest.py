@@ -69,8 +69,7 @@ class Kernels(ctypes.Structure):
 
     _fields_ = (
         ("name", ctypes.c_char_p),
-        ("quantize", ctypes.CFUNCTYPE(None, _POINTER, _LONG, _INT, _POINTER)),
-        ("bias", ctypes.CFUNCTYPE(_INT, _INT)),
+        ("quantize", ctypes.CFUNCTYPE(None, _INT, _POINTER, _LONG, _POINTER)),
         (
             "multiply",
             ctypes.CFUNCTYPE(
@@ -121,16 +120,16 @@ class Native:
             self.of(isa).unpack(kind, pointer(packed), columns, row, pointer(out[row]))
         return out
 
-    def activations(self, isa: str, x: Floats, bias: int) -> Bytes:
-        """Rows of ``struct Activation``, [..., blocks of 32, 48 bytes]."""
+    def activations(self, isa: str, kind: int, x: Floats) -> Bytes:
+        """Rows of ``struct Activation`` for weights of a type, [..., blocks of 32, 48 bytes]."""
         out = np.zeros((*x.shape[:-1], x.shape[-1] // 32, 48), np.uint8)
-        self.of(isa).quantize(pointer(x), x.size, bias, pointer(out))
+        self.of(isa).quantize(kind, pointer(x), x.size, pointer(out))
         return out
 
     def multiply(self, isa: str, kind: int, packed: Bytes, x: Floats) -> Floats:
         """``x @ W.T``."""
         of, rows, (n, columns) = self.of(isa), len(packed), x.shape
-        quantized = self.activations(isa, np.ascontiguousarray(x, np.float32), of.bias(kind))
+        quantized = self.activations(isa, kind, np.ascontiguousarray(x, np.float32))
         out = np.full((n, rows), np.nan, np.float32)
         of.multiply(
             kind, pointer(packed), columns, 0, rows // 16, pointer(quantized), n, pointer(out), rows

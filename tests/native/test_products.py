@@ -101,15 +101,19 @@ def test_error_against_double_precision(native: Native, isa: str, kind: int) -> 
     assert np.linalg.norm(out - exact) / np.linalg.norm(exact) < 0.01
 
 
-def test_quantised_activations(native: Native, isa: str) -> None:
+@KINDS
+def test_quantised_activations(native: Native, isa: str, kind: int) -> None:
     x = np.random.default_rng(8).normal(size=4096).astype(np.float32)
     x[64:96] = 0
-    out = native.activations(isa, x, 8)
+    out = native.activations(isa, kind, x)
     scales, q = references.quantize(x.reshape(-1, 32))
     sums = q.reshape(-1, 2, 16).sum(axis=2)
+    starts = -references.BIAS[kind] * np.stack([sums.sum(axis=1), 0 * sums[:, 0]], axis=1)
+    if kind == references.Q6_K:  # for each half; the second one times 4, like its weights
+        starts = -references.BIAS[kind] * sums * [1, 1 if isa == "avx2" else 4]
     np.testing.assert_array_equal(out[:, :4].copy().view(np.float32)[:, 0], scales)
     total = sums.sum(axis=1).astype(np.float32)
     np.testing.assert_array_equal(out[:, 4:8].copy().view(np.float32)[:, 0], scales * total)
-    np.testing.assert_array_equal(out[:, 8:16].copy().view(np.int32), -8 * sums)
+    np.testing.assert_array_equal(out[:, 8:16].copy().view(np.int32), starts)
     np.testing.assert_array_equal(out[:, 16:].view(np.int8), q)
     assert np.abs((q * scales[:, None]).ravel() - x).max() <= scales.max() / 2 * 1.001
