@@ -1,6 +1,6 @@
 """``python -m gorgon.cli``: the same as ``gorgon``."""
 
-from gorgon.cli.app import main
+from gorgon.cli import main
 
 if __name__ == "__main__":
     main()

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from gorgon.cli.bench import bench
 from gorgon.cli.compile import compile_app
 from gorgon.cli.generate import generate
+from gorgon.cli.interrupts import EXIT_CODES
 from gorgon.cli.serve import serve
 from gorgon.cli.train import train
 from gorgon.cli.tune import tune
@@ -19,8 +20,6 @@ from gorgon.errors import GorgonError
 
 # Libraries of the extras: what only the offline verbs import.
 OPTIONAL = {"gguf", "matplotlib", "safetensors", "torch"}
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(
     help="Large language models with Medusa heads on llama.cpp.",
@@ -49,7 +48,7 @@ app.command()(tune)
 app.command()(bench)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; errors of ours are one line and exit code 1."""
     try:
         app()
@@ -65,7 +64,7 @@ def main() -> None:
     except ValidationError as error:  # a setting out of range
         _end(_one_line(error))
     except SystemExit as end:
-        if end.code == _INTERRUPTED:  # Typer has caught Ctrl-C, and said nothing
+        if end.code in EXIT_CODES:
             _say("stopped")
         raise
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from gorgon.cli.interrupts import unwinding
 from gorgon.cli.options import EngineOptions, expand
 from gorgon.errors import BenchError
 
@@ -103,7 +104,8 @@ def bench(
         opened = engine.open()
         fields = {**workload.parsed(), **parties.parsed(), "out": out}
         options = Options(engine=opened.settings, **fields, curve=curve, charts=charts)
-        run.run(options, make_encoder(opened.chat_template))
+        with unwinding():
+            run.run(options, make_encoder(opened.chat_template))
 
 
 def make_encoder(chat_template: str | None) -> MakeEncode:

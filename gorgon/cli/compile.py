@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from gorgon.cli.interrupts import unwinding
 from gorgon.cli.options import ThreadsOption, expand
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def compile_model(
         threads=threads or orders.default_threads(),
         force=force,
     )
-    run(order, Console(highlight=False))
+    with unwinding():
+        run(order, Console(highlight=False))
 
 
 @compile_app.command("heads")
@@ -129,9 +131,10 @@ def compile_heads(
 
     if (top_vocab is None) != (text is None):
         raise typer.BadParameter("give --top-vocab and --text together")
-    ids = None
-    if top_vocab is not None and text is not None:
-        ids = heads.frequent_tokens(base, text, top_vocab)
     target = out or Path(f"{source.resolve().stem}-{type_name.upper()}.medusa.gguf")
-    heads.compile_heads(source, base, target, type_name, ids)
+    with unwinding():
+        ids = None
+        if top_vocab is not None and text is not None:
+            ids = heads.frequent_tokens(base, text, top_vocab)
+        heads.compile_heads(source, base, target, type_name, ids)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from gorgon.cli.interrupts import unwinding
 from gorgon.cli.options import ModelOptions, expand, given
 
 
@@ -57,7 +58,8 @@ def train(training: TrainingOptions, base: ModelOptions) -> None:
     try:
         template = choose_template(model.info.chat_template, opened.chat_template)
         chat = ChatPrompt(model, template)
-        run(settings, engine, model, lambda text: chat.encode([Message("user", text)]), stages)
+        with unwinding():
+            run(settings, engine, model, lambda text: chat.encode([Message("user", text)]), stages)
     finally:
         model.close()
     stages.end()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gorgon.cli.interrupts import unwinding
 from gorgon.cli.options import ComputeOptions, expand
 
 
@@ -22,4 +23,5 @@ def tune(
     """Find the settings under which a model runs fastest here; `serve` takes them up."""
     from gorgon.tune.run import run
 
-    run(compute.open().settings, seconds, [name for name in types.split(",") if name], plot)
+    with unwinding():
+        run(compute.open().settings, seconds, [name for name in types.split(",") if name], plot)

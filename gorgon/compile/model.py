@@ -6,11 +6,8 @@ folder itself gets its final name last.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,24 +44,13 @@ def compile_model(order: Order, console: Console) -> Path:
     """
     order.check()
     text = order.read_text()
-    with _stopping_like_ctrl_c():
-        source = find(order.source, console)
-        with open_workspace(order.out) as workspace:
-            compilation = Compilation(order, source, workspace, console, text)
-            keep = compilation.run()
-            workspace.finish(keep)
+    source = find(order.source, console)
+    with open_workspace(order.out) as workspace:
+        compilation = Compilation(order, source, workspace, console, text)
+        keep = compilation.run()
+        workspace.finish(keep)
     console.print(f"\nserve it with: gorgon serve {order.out}", soft_wrap=True)
     return order.out
-
-
-@contextlib.contextmanager
-def _stopping_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM unwinds as Ctrl-C does, so that children end and unfinished files go."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Compilation:

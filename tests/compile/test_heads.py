@@ -328,13 +328,13 @@ def test_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from gorgon.cli import main
+    from gorgon.cli.app import run
 
     source, out = write_torch(tmp_path / "h.pt", released()), tmp_path / "h.medusa.gguf"
     command = ["gorgon", "compile", "heads", str(source), "--base", str(base.path)]
     monkeypatch.setattr(sys, "argv", [*command, "--type", "q4_k", "--out", str(out)])
     with pytest.raises(SystemExit) as done:
-        main()
+        run()
     assert not done.value.code
     assert str(out) in capsys.readouterr().out
     with GgufFile(out) as file:
