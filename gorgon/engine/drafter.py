@@ -170,7 +170,9 @@ class Drafter:
         if self._checks or self._doubts(len(sequences)):
             self._checks = (self._checks or _CHECKS) - 1
             return True
-        if self._habit is not None or self._gate.is_open(len(sequences)):
+        if self._habit is not None:
+            return self._habit.rests(len(sequences))
+        if self._gate.is_open(len(sequences)):
             return False
         if self._from_lookup.repeats(free):
             self._gate.wake(len(sequences))

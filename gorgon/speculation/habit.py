@@ -84,6 +84,14 @@ class Habit:
         count = self._counts(num_roots, min(len(seconds) - 1, num_roots + record.kept))[-1]
         return Plan(count, record.wait <= 0, _rate(record, count, num_roots, seconds))
 
+    def rests(self, num_roots: int) -> bool:
+        """Whether the next step carries no drafts and teaches nothing; then it needs no plan."""
+        record = self._records.get(num_roots)
+        if record is None or record.undecided or record.kept or record.wait <= 1:
+            return False
+        record.wait -= 1
+        return True
+
     def gain(self, num_requests: int) -> float:
         """Log ratio of tokens/s that the drafts kept are expected to bring; 0 without any."""
         record = self._records.get(num_requests)

@@ -84,3 +84,17 @@ def test_steps_that_do_not_teach_change_nothing() -> None:
     for _ in range(200):
         habit.learn(1, Plan(7, False, 1.0), NONE, 9.0)
     assert habit.plan(1, 8, FLAT).num_drafts == 7
+
+
+def test_it_rests_between_lessons_where_nothing_is_kept() -> None:
+    habit = Habit(0.5, SIZES)
+    assert not habit.rests(1), "nothing is known yet"
+    teach(habit, NONE, lessons=40)
+    habit.plan(1, 1, FLAT)
+    rests = 0
+    while habit.rests(1):
+        rests += 1
+        assert rests < 1000
+    assert rests >= 10
+    assert habit.plan(1, 1, FLAT).teaches, "the lesson that was due"
+    assert not teach(Habit(0.5, SIZES), LIKELY).rests(1), "drafts are kept"
