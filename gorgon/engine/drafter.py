@@ -174,10 +174,10 @@ class Drafter:
             return self._habit.rests(len(sequences))
         if self._gate.is_open(len(sequences)):
             return False
-        if self._from_lookup.repeats(free):
+        woken = self._from_lookup.repeats(free)
+        if woken:
             self._gate.wake(len(sequences))
-            return False
-        return True
+        return not woken
 
     def _doubts(self, num_requests: int) -> bool:
         """Whether to go without drafts for some steps, since what these take may have changed."""
