@@ -7,7 +7,9 @@
 #
 # Needs gorgon's modules on PYTHONPATH, llama_cpp with its libraries, and gguf. Writes OUT/NAME.json,
 # one file a run, each as soon as it is done; a run that fails is reported and the rest goes on.
-# PROMPTS=mt_bench.jsonl takes other prompts than the built-in ones for the default model.
+# PROMPTS=mt_bench.jsonl takes other prompts than the built-in ones for the default model; MODES
+# other modes. Answers are of different lengths, as servers see them (SPREAD=0: all the same). On a GPU
+# Q4_K_M is tuned and run again as tuned, the table of `gorgon tune` beside the results.
 # DEFAULT_COUNT=2 SHAPE=tiny LENGTH=16 COUNT=2 CLIENTS="1 2" try the script anywhere in a minute.
 set -uo pipefail
 device="${1:?gpu or cpu}" model="${2:?the default model}" out="${3:?a folder for results}"
@@ -32,7 +34,7 @@ bench() { # bench NAME ARGUMENTS...
     local name="$device-$1" began=$SECONDS
     shift
     if timeout "${LIMIT:-150}" python3 -m gorgon.cli bench --in-process --no-charts --curve \
-        --length "$length" --out "$scratch/$name" "${options[@]}" "$@"; then
+        --length "$length" --spread "${SPREAD:-0.5}" --out "$scratch/$name" "${options[@]}" "$@"; then
         cp "$scratch/$name/result.json" "$out/$name.json"
     else
         echo "FAILED: $name"
@@ -41,7 +43,7 @@ bench() { # bench NAME ARGUMENTS...
 }
 
 bench default --model "$model" --heads "${HEADS:-$here/gorgon/assets/smollm2-135m-instruct.medusa.gguf}" \
-    --modes "normal medusa lookup tree:8" --clients "$many" \
+    --modes "${MODES:-normal medusa lookup tree:8}" --clients "$many" \
     ${PROMPTS:+--prompts "$PROMPTS"} --count "${DEFAULT_COUNT:-64}" --waves "${WAVES:-4}" --num-cells 24576
 
 shape() { # shape NAME KIND ACCURACIES ARGUMENTS...: the weights are written once for all runs
@@ -49,7 +51,7 @@ shape() { # shape NAME KIND ACCURACIES ARGUMENTS...: the weights are written onc
     shift 3
     mkdir -p "$scratch/$device-$name"
     [[ -e "$scratch/$file" ]] && ln -sf "$scratch/$file" "$scratch/$device-$name/$file"
-    bench "$name" --shape "$shape" --type "$kind" --replay "$accuracies" --modes "normal medusa tree:16" \
+    bench "$name" --shape "$shape" --type "$kind" --replay "$accuracies" --modes "${MODES:-normal medusa tree:16}" \
         --clients "$few" --count "$count" --waves "${WAVES:-3}" --num-cells 4096 "$@"
     [[ -L "$scratch/$device-$name/$file" ]] || mv -f "$scratch/$device-$name/$file" "$scratch/"
 }
@@ -57,7 +59,11 @@ shape() { # shape NAME KIND ACCURACIES ARGUMENTS...: the weights are written onc
 for kind in $kinds; do
     shape vicuna-medusa "$kind" vicuna-medusa
     shape vicuna-conditioned "$kind" vicuna-conditioned
-    # Small batches of Q4_K_M are faster without flash attention there; `gorgon tune` finds it.
-    [[ $device == gpu && $kind == Q4_K_M ]] && shape no-flash-attention "$kind" vicuna-medusa --no-flash-attention
+    if [[ $device == gpu && $kind == Q4_K_M ]]; then
+        python3 -m gorgon.cli tune --model "$scratch/$shape-${kind,,}.gguf" "${options[@]}" \
+            --seconds 2 2>/dev/null | tee "$out/$device-$shape-${kind,,}-tune.txt"
+        shape tuned "$kind" vicuna-medusa
+        rm -f "$GORGON_PROFILE_FOLDER"/tuned-*.json
+    fi
     [[ -n "${KEEP:-}" ]] || rm -f "$scratch/$shape-${kind,,}.gguf"
 done
