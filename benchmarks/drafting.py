@@ -115,6 +115,7 @@ def make_drafter(case: Case) -> Drafter:
         max_guesses=TOP_K,
         window=WINDOW,
         searches=case.on_gpu and case.conditioned,
+        drafts=False,
         propose=tables.propose,
         deepen=tables.deepen,
         search=tables.search,

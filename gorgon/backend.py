@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -17,6 +18,7 @@ from gorgon.request import SamplingParams
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+Nodes = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]  # parents, tokens, probabilities
 
 
 class BatchRow(NamedTuple):
@@ -85,6 +87,48 @@ class Level:
     guesses: Guesses
     parents: Ints
     tokens: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the drafts of a step may cost, and how far the heads are believed.
+
+    ``asked`` are the requests that the heads are asked about, ``rooms`` say how deep the tree of
+    each request may be. ``seconds`` is t(n) for n = 0, 1, ... as far as there is room. Drafts must
+    bring ``least_gain`` times as many tokens a second as none. ``shifts`` [asked * num_heads]
+    correct what the heads state, see ``speculation.survival``. ``top``, the mean probability of
+    best guesses by depth, from 1, learns at ``top_rate``. ``propose`` and ``deepen`` are the base
+    and the seconds a row of the heads' calls, and the rate at which they follow what calls take.
+    """
+
+    asked: Sequence[int]
+    rooms: Sequence[int]
+    seconds: Sequence[float]
+    least_gain: float
+    shifts: Sequence[float]
+    top: array[float]
+    top_rate: float
+    propose: tuple[float, float, float]
+    deepen: tuple[float, float, float]
+
+
+class Drafts(NamedTuple):
+    """The drafts that are best for a step: so many, at ``rate`` tokens a second.
+
+    ``spent`` are the seconds that asking should take, ``survival`` is the sum of the drafts'.
+    ``trees`` has the nodes of each request, depth first, with 0 for the root's token.
+    ``first_tokens`` and ``first_probs`` are what the heads state of the next token of each request
+    asked about, ``calls`` the rows and seconds of each call.
+    """
+
+    num_drafts: int
+    rate: float
+    spent: float
+    survival: float
+    trees: list[Nodes]
+    first_tokens: list[list[int]]
+    first_probs: list[list[float]]
+    calls: list[tuple[int, float]]
 
 
 class Sampler(Protocol):
@@ -194,6 +238,17 @@ class Backend(Protocol):
 
     def search(self, state: DraftState) -> list[Level]:
         """What conditioned heads guess for every depth, below the nodes that they find likeliest.
+
+        Raises:
+            HeadsError: when the device fails.
+        """
+
+    @property
+    def drafts(self) -> bool:
+        """Whether ``draft`` is there, and the best way to ask the heads."""
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+        """What conditioned heads draft for a step that nothing else drafts for.
 
         Raises:
             HeadsError: when the device fails.

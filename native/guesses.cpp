@@ -1,5 +1,6 @@
 // From the logits of draft heads to ranked guesses: an operation of ggml's graph that finds the largest, on
 // all threads, and what makes probabilities of them.
+#include "guesses.h"
 #include "kernels.h"
 
 #include "ggml.h"
@@ -27,18 +28,13 @@ struct Part {
     }
 };
 
-// A rising map, linear between its knots and constant beyond them.
-struct Map {
-    const float *x, *y;
-    int64_t      n;
-    float operator()(float at) const {
-        const int64_t i = std::upper_bound(x, x + n, at) - x;
-        if (i == 0 || i == n) return y[i ? n - 1 : 0];
-        return y[i - 1] + (y[i] - y[i - 1]) * (at - x[i - 1]) / (x[i] - x[i - 1]);
-    }
-};
-
 }  // namespace
+
+float Map::operator()(float at) const {
+    const int64_t i = std::upper_bound(x, x + n, at) - x;
+    if (i == 0 || i == n) return y[i ? n - 1 : 0];
+    return y[i - 1] + (y[i] - y[i - 1]) * (at - x[i - 1]) / (x[i] - x[i - 1]);
+}
 
 // A `ggml_custom_op_t`: dst [1 + 2 k, parts, rows] holds a Part of each of the equal parts of logits [n, rows].
 EXPORT void gorgon_kernels_find_best(ggml_tensor * dst, int index, int count, void *) {
@@ -55,10 +51,8 @@ EXPORT void gorgon_kernels_find_best(ggml_tensor * dst, int index, int count, vo
     }
 }
 
-// The k likeliest of each row, their tokens by `token_map` (nullptr: places are tokens) and their probabilities by
-// the row's map; maps take turns, none at all leaves probabilities as they are.
-EXPORT void gorgon_kernels_rank(const float * found, int64_t rows, int64_t parts, int64_t k, const int32_t * token_map,
-                                const Map * maps, int64_t num_maps, int32_t * tokens, float * probs) {
+void gorgon_kernels_rank(const float * found, int64_t rows, int64_t parts, int64_t k, const int32_t * token_map,
+                         const Map * maps, int64_t num_maps, int32_t * tokens, float * probs) {
     std::vector<int64_t> ranks(parts);
     for (int64_t row = 0; row < rows; row++) {
         const auto part = [&](int64_t p) { return Part{found + (row * parts + p) * (1 + 2 * k), k}; };

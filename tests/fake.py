@@ -17,7 +17,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Level, Output
+from gorgon.backend import (
+    BatchRow,
+    Drafts,
+    DraftState,
+    Floats,
+    Guesses,
+    Ints,
+    Level,
+    Output,
+    Terms,
+)
 from gorgon.errors import DecodeError, GorgonError, HeadsError
 from gorgon.request import Request, SamplingParams
 
@@ -175,7 +185,7 @@ class FakeBackend:
         self.conditioned, self.window = conditioned, window
         self.num_embd, self.skips_hidden_cells = _NUM_EMBD, True
         self.orders_cells, self.captures_graphs = orders_cells, captures_graphs
-        self.searches = searches
+        self.searches, self.drafts = searches, False
         self.agreement = agreement
         self.failures = failures or Failures()
         self.samplers: list[FakeSampler] = []
@@ -230,6 +240,9 @@ class FakeBackend:
             tokens = above.tokens[parents, 0, ranks]
             levels.append(Level(self.deepen(above.states[parents], tokens, depth), parents, tokens))
         return levels
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+        raise AssertionError("the engine chooses what to draft")
 
     def check_sampling(self, params: SamplingParams) -> None:
         assert params.grammar is None, "the toy model knows no text"

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from gorgon.backend import (
     Backend,
     BatchRow,
+    Drafts,
     DraftState,
     Floats,
     Guesses,
@@ -27,6 +28,7 @@ from gorgon.backend import (
     Level,
     Output,
     Sampler,
+    Terms,
 )
 from gorgon.bench.accuracies import Accuracies
 from gorgon.bench.shapes import FIRST_WORD
@@ -120,7 +122,7 @@ class ReplayBackend:
         self.skips_hidden_cells = inner.skips_hidden_cells
         self.captures_graphs = inner.captures_graphs
         self.num_heads, self.window = inner.num_heads, inner.window
-        self.searches = inner.searches
+        self.searches, self.drafts = inner.searches, False
         self.max_guesses = self.script.guesses.shape[-1]
         self.prefill, self.check_sampling = inner.prefill, inner.check_sampling
         self.share, self.remove = inner.share, inner.remove
@@ -159,6 +161,10 @@ class ReplayBackend:
                 places, beams = places[parents], survivals[rows, ranks]
             levels.append(Level(self._replace(level.guesses, places, depth), parents, tokens))
         return levels
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+        """Never called: what the heads would choose by themselves is not what is replayed."""
+        raise AssertionError("replayed drafts are chosen by the engine")
 
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         """See ``Backend``; guesses below a wrong token are as good, nobody will look at them."""

@@ -8,14 +8,16 @@ import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
+from gorgon.backend import Drafts
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation import best_first, budget
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.habit import Plan
 from gorgon.speculation.rows import Chain, ChainedRow, Row
-from gorgon.speculation.tree import DraftTree, Source
+from gorgon.speculation.tree import MAX_NODES, DraftTree, Source, root_only, shape_of
 
 MARGIN = 1.02  # by which drafts must seem better than none
+_FROM_HEADS = (Source.ROOT, *[Source.HEADS] * MAX_NODES)
 
 
 class DraftStep:
@@ -40,12 +42,14 @@ class DraftStep:
         trust: float = 1.0,
     ) -> None:
         self.candidates, self.sequences, self.free = candidates, sequences, free
-        self._num_sure, self._curve = len(candidates), curve
+        self._num_sure, self.curve = len(candidates), curve
         self._num_room = len(curve) - 1 - self._num_sure
         self.num_wanted = self._num_room if plan is None else plan.width
         self._ranked: list[int] = []
         self._least_ranked = 0.0
         self._plan, self._trust, self.spent = plan, trust, 0.0
+        self.least_gain = MARGIN / trust
+        self._taken: Drafts | None = None
         self.survivals: list[float] = []
         self.chains: dict[int, Chain] = {}  # looked up below roots
         self.choice = self._choose((), 0.0)
@@ -82,12 +86,24 @@ class DraftStep:
         self.spent, self.survivals = spent, candidates.survivals[first:]
         self._ranked = list(range(first, len(candidates)))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are no drafts yet, and any number of them may be chosen."""
+        return (
+            self._plan is None and not self.chains and self._num_sure == self.candidates.num_roots
+        )
+
+    def take(self, drafts: Drafts) -> None:
+        """Keep what was chosen elsewhere, in a step that ``is_open``."""
+        self.choice = budget.Choice(drafts.num_drafts, drafts.rate)
+        self.spent, self._taken = drafts.spent, drafts
+
     def _choose(
         self, survivals: Iterable[float], spent: float, *, growing: bool = False
     ) -> budget.Choice:
         if self._plan is None:
-            sure, least_gain = self._num_sure, MARGIN / self._trust
-            return budget.choose(survivals, sure, self._curve, spent, least_gain, growing=growing)
+            sure, least_gain = self._num_sure, self.least_gain
+            return budget.choose(survivals, sure, self.curve, spent, least_gain, growing=growing)
         return budget.Choice(min(self._plan.num_drafts, self._num_room), self._plan.rate)
 
     def _add_chains(self) -> None:
@@ -99,19 +115,19 @@ class DraftStep:
 
     def gain(self) -> float:
         """Log ratio of the tokens/s that the last choice should bring to those of no drafting."""
-        plain = self._num_sure / self._curve[self._num_sure]
+        plain = self._num_sure / self.curve[self._num_sure]
         trust = self._trust if self.choice.num_drafts else 1.0
         return math.log(trust * self.choice.rate / plain)
 
     def share(self, seconds: float) -> float:
         """``seconds`` as a part of a step without drafts."""
-        return seconds / self._curve[self._num_sure]
+        return seconds / self.curve[self._num_sure]
 
     def floor(self) -> float:
         """Survival below which no draft can pay at the rate of the last choice, or has no room."""
         if self._plan is not None:
             return self._least_ranked
-        least = budget.least_survival(self._num_sure, self._curve, self.choice.rate)
+        least = budget.least_survival(self._num_sure, self.curve, self.choice.rate)
         return max(least, self._least_ranked)
 
     def add_level(
@@ -126,19 +142,23 @@ class DraftStep:
         if self._plan is not None:
             return self._least_ranked
         num_tokens = self._num_sure + self.choice.num_drafts
-        return budget.least_survival(num_tokens, self._curve, self.choice.rate)
+        return budget.least_survival(num_tokens, self.curve, self.choice.rate)
 
     def expected(self) -> tuple[float, float]:
         """Tokens and seconds of the step with the drafts that were chosen."""
-        count = self.choice.num_drafts
-        tokens = self._num_sure + sum(self.survivals[:count])
-        return tokens, self._curve[self._num_sure + count] + self.spent
+        count, taken = self.choice.num_drafts, self._taken
+        survival = sum(self.survivals[:count]) if taken is None else taken.survival
+        tokens = self._num_sure + survival
+        return tokens, self.curve[self._num_sure + count] + self.spent
 
     def trees(self) -> list[DraftTree]:
         """The trees of the fixed drafts and the likeliest of the others, as last chosen.
 
         Where a plan says how many, they are filled up to it.
         """
+        if self._taken is not None:
+            roots = zip(self.candidates.tokens, self._taken.trees, strict=True)
+            return [_tree(root, *nodes) for root, nodes in roots]
         fixed = range(self.candidates.num_roots, self._num_sure)
         chosen = self._ranked[: self.choice.num_drafts]
         if self._plan is not None:
@@ -156,3 +176,13 @@ class DraftStep:
                 node = self.candidates.add(node, token, 0.0, Source.FILL)
                 added.append(node)
         return added
+
+
+def _tree(
+    root: int, parents: tuple[int, ...], tokens: tuple[int, ...], probs: tuple[float, ...]
+) -> DraftTree:
+    """A tree of the heads' drafts, whose root is ``root``."""
+    if len(parents) == 1:
+        return root_only(root)
+    sources = _FROM_HEADS[: len(parents)]
+    return DraftTree(shape_of(parents), (root, *tokens[1:]), probs, sources)

@@ -12,13 +12,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from gorgon.backend import Backend, DraftState, Guesses, Level
+from gorgon.backend import Backend, Drafts, DraftState, Guesses, Level, Terms
 from gorgon.engine.sequence import Sequence
 from gorgon.errors import GorgonError
 from gorgon.speculation.cost import CallCost
 
 logger = logging.getLogger("gorgon.engine")
 
+_FAILED = "the heads failed, so this step drafts without them: %s"
 _Found = TypeVar("_Found")
 
 
@@ -56,12 +57,26 @@ class HeadsCalls:
             len(above), self.deepen_cost, lambda: self._backend.deepen(states, tokens, depth)
         )
 
+    def draft(self, sequences: Seq[Sequence], terms: Terms) -> Drafts | None:
+        """What conditioned heads draft for the step, where the backend does it by itself."""
+        try:
+            found = self._backend.draft(draft_state(sequences, self._backend.window), terms)
+        except GorgonError as error:
+            logger.warning(_FAILED, error)
+            return None
+        cost = self.propose_cost
+        for rows, elapsed in found.calls:
+            self.seconds += elapsed
+            cost.observe(rows, elapsed)
+            cost = self.deepen_cost
+        return found
+
     def _timed(self, rows: int, cost: CallCost, call: Callable[[], _Found]) -> _Found | None:
         began = self._clock()
         try:
             found = call()
         except GorgonError as error:
-            logger.warning("the heads failed, so this step drafts without them: %s", error)
+            logger.warning(_FAILED, error)
             return None
         elapsed = self._clock() - began
         self.seconds += elapsed

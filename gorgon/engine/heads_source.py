@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 
-from gorgon.backend import Backend, Guesses
+from gorgon.backend import Backend, Guesses, Terms
 from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.heads_calls import HeadsCalls
 from gorgon.engine.sequence import Sequence
@@ -28,12 +29,45 @@ class HeadsSource:
 
     def __init__(self, backend: Backend, calls: HeadsCalls) -> None:
         self._backend, self._calls = backend, calls
-        self._top = [0.5] * (backend.num_heads + 2)
+        self._top = array("d", [0.5] * (backend.num_heads + 2))
 
     def add(self, step: DraftStep, roots: list[int]) -> bool:
         """Add what the heads guess below ``roots``; whether they answered."""
+        if self._backend.drafts and step.is_open:
+            return self._add_drafts(step, roots)
         add = self._add_search if self._backend.searches else self._add_guesses
         return add(step, roots)
+
+    # -- all of a step's drafts in one call -------------------------------------------------------
+
+    def _add_drafts(self, step: DraftStep, roots: list[int]) -> bool:
+        """Take the drafts that the backend chooses by itself; whether it did."""
+        sequences, calls = [step.sequences[root] for root in roots], self._calls
+        shifts: list[float] = []
+        for sequence in sequences:
+            shifts += sequence.heads_correction.shifts(self._backend.num_heads)
+        propose, deepen = calls.propose_cost, calls.deepen_cost
+        terms = Terms(
+            roots,
+            step.candidates.max_depths,
+            step.curve,
+            step.least_gain,
+            shifts,
+            self._top,
+            _TOP_RATE,
+            (propose.base, propose.per_row, propose.rate),
+            (deepen.base, deepen.per_row, deepen.rate),
+        )
+        found = calls.draft(sequences, terms)
+        if found is None:
+            return False
+        for sequence, tokens, stated in zip(
+            sequences, found.first_tokens, found.first_probs, strict=True
+        ):
+            probs = sequence.heads_correction.apply_each(stated[:_TESTED_GUESSES], 1)
+            _note_guesses(sequence, tokens, probs)
+        step.take(found)
+        return True
 
     # -- all depths in one call -------------------------------------------------------------------
 

@@ -7,7 +7,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from gorgon.backend import BatchRow, DraftState, Floats, Guesses, Ints, Level, Output, Sampler
+from gorgon.backend import (
+    BatchRow,
+    Drafts,
+    DraftState,
+    Floats,
+    Guesses,
+    Ints,
+    Level,
+    Output,
+    Sampler,
+    Terms,
+)
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError, ModelError
 from gorgon.llama import kernels
@@ -88,6 +99,7 @@ class LlamaBackend:
         self.max_guesses = self.heads.top_k if self.heads else 0
         self.window = self.heads.window if self.heads else 0
         self.searches = self.heads is not None and self.heads.searches
+        self.drafts = self.heads is not None and self.heads.drafts
         self.prefill = self.context.prefill
         self.decode = self.context.decode
         self.share = self.context.share
@@ -116,6 +128,11 @@ class LlamaBackend:
         """See ``Backend``."""
         assert self.heads is not None
         return self.heads.search(state)
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+        """See ``Backend``."""
+        assert self.heads is not None
+        return self.heads.draft(state, terms)
 
     def check_sampling(self, params: SamplingParams) -> None:
         """See ``Backend``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,12 +31,18 @@ class Embeddings:
             self._rows: npt.NDArray[np.uint8] = np.asarray(file.read(_NAME))
         self._rows = self._rows.reshape(base.num_vocab, -1)
         self._num_embd = base.num_embd
+        self.address, self.row_bytes = self._rows.ctypes.data, self._rows.shape[1]
         self._make_room(_FEW)
         self._to_float = None
         if tensor.type != ggml.TYPE_F32:
             self._to_float = ggml.get_type_traits(tensor.type)[0].to_float
             if not self._to_float:
                 raise HeadsError(f"{base.path}: {_NAME} is {tensor.type_name}, no floats")
+
+    @property
+    def to_float(self) -> int | None:
+        """Address of the function that makes floats of a row; None where it is floats."""
+        return ctypes.cast(self._to_float, ctypes.c_void_p).value if self._to_float else None
 
     def read(self, tokens: Ints) -> Floats:
         """The embeddings of ``tokens``, shape [*tokens.shape, num_embd]; valid until the next call.

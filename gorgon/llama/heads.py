@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError
 from gorgon.llama import ggml
@@ -50,6 +50,13 @@ class Heads(Protocol):
         """See ``Backend``."""
 
     def search(self, state: DraftState) -> list[Level]:
+        """See ``Backend``."""
+
+    @property
+    def drafts(self) -> bool:
+        """See ``Backend``."""
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
         """See ``Backend``."""
 
     def close(self) -> None:

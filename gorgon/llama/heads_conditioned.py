@@ -20,13 +20,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
-from gorgon.llama import ggml, heads_beam
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
+from gorgon.llama import ggml, heads_beam, kernels
 from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.gguf import GgufFile
+from gorgon.llama.heads_drafts import NativeDrafts
 from gorgon.llama.heads_file import HeadsInfo
 from gorgon.llama.heads_graph import Build, Graph, Graphs, Port, best, pieces, size_for
-from gorgon.llama.heads_guesses import Ranking, joined, merged
+from gorgon.llama.heads_guesses import NativeRanking, Ranking, joined, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import part, row_bytes, shape_of
 
@@ -53,6 +54,12 @@ class ConditionedHeads:
         self._nodes = Graphs(self._make_node)
         self._beams = Graphs(self._make_beams)
         self.searches = EMBEDDINGS in weights
+        native = kernels.functions()
+        self._native: NativeDrafts | None = None
+        if native is not None and isinstance(ranking, NativeRanking) and not self.searches:
+            graphs = self._roots, self._nodes
+            self._native = NativeDrafts(native, info, device, ranking, embeddings, *graphs)
+        self.drafts = self._native is not None
 
     @staticmethod
     def stacks(_file: GgufFile, info: HeadsInfo) -> list[list[str]]:
@@ -86,6 +93,11 @@ class ConditionedHeads:
         hidden, tokens = state.hidden, state.tokens
         found = [self._search(hidden[piece], tokens[piece]) for piece in pieces(len(hidden))]
         return joined(found)
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+        """See ``Backend``."""
+        assert self._native is not None
+        return self._native.draft(state, terms)
 
     def _search(self, hidden: Floats, tokens: Ints) -> list[Level]:
         graph, count = self._beams.at_least(len(hidden)), len(hidden)

@@ -72,10 +72,10 @@ class Graph:
         self._context = make_context(_MAX_NODES, graph_nodes=_MAX_NODES)
         inputs = [_new_input(self._context, shape) for shape in shapes]
         outputs = build(self._context, inputs)
-        self._graph = ggml.new_graph_custom(self._context, _MAX_NODES, False)
+        self.handle = ggml.new_graph_custom(self._context, _MAX_NODES, False)
         for tensor in outputs:
             ggml.set_output(tensor)
-            ggml.build_forward_expand(self._graph, tensor)
+            ggml.build_forward_expand(self.handle, tensor)
         self._allocator = ggml.gallocr_new(device.buffer_type)
         try:
             self._check()
@@ -91,11 +91,11 @@ class Graph:
         )
 
     def _check(self) -> None:
-        for i in range(ggml.graph_n_nodes(self._graph)):
-            node = ggml.graph_node(self._graph, i)
+        for i in range(ggml.graph_n_nodes(self.handle)):
+            node = ggml.graph_node(self.handle, i)
             if not ggml.backend_supports_op(self._device.handle, node):
                 raise HeadsError("this device cannot compute the heads; use --gpu-layers 0")
-        if not ggml.gallocr_alloc_graph(self._allocator, self._graph):
+        if not ggml.gallocr_alloc_graph(self._allocator, self.handle):
             raise HeadsError("no memory to run the heads on this device; use fewer layers on it")
 
     def run(self) -> None:
@@ -106,7 +106,7 @@ class Graph:
         """
         for port in self._pushed:
             port.push()
-        status = ggml.backend_graph_compute_async(self._device.handle, self._graph)
+        status = ggml.backend_graph_compute_async(self._device.handle, self.handle)
         for port in self._pulled:
             port.pull()
         if self._pulled:  # else this processor has computed it

@@ -103,16 +103,17 @@ class NativeRanking(Ranking):
     ) -> None:
         super().__init__(token_map, calibration, top_k, device)
         self._find = ctypes.cast(native.gorgon_kernels_find_best, ctypes.c_void_p)
-        self._rank, self._map_address = native.gorgon_kernels_rank, None
+        self._rank = native.gorgon_kernels_rank
+        self.token_map_address: int | None = None
         if token_map is not None:
             self._token_map = np.ascontiguousarray(token_map, np.int32)
-            self._map_address = self._token_map.ctypes.data
+            self.token_map_address = self._token_map.ctypes.data
         self._knots = [
             [np.ascontiguousarray(v, np.float32) for v in (k.x, k.y)] for k in calibration
         ]
         maps = [_Map(x.ctypes.data, y.ctypes.data, len(x)) for x, y in self._knots]
         self._maps = (_Map * len(maps))(*maps)
-        self._maps_address = ctypes.addressof(self._maps)
+        self.maps_address = ctypes.addressof(self._maps) if maps else None
         self._make_room(SIZES[-1])
 
     def find(self, context: int, logits: int) -> tuple[int, ...]:
@@ -131,12 +132,19 @@ class NativeRanking(Ranking):
         if columns > len(self._tokens):
             self._make_room(columns)
         maps, num_maps = None, 0
-        if self._calibration:
-            maps = self._maps_address + (depths.start - 1) * ctypes.sizeof(_Map)
+        if self.maps_address is not None:
+            maps = self.maps_address + (depths.start - 1) * ctypes.sizeof(_Map)
             num_maps = len(depths)
         parts, addresses = port.array.shape[-2], self._addresses
         self._rank(
-            port.address, columns, parts, self.top_k, self._map_address, maps, num_maps, *addresses
+            port.address,
+            columns,
+            parts,
+            self.top_k,
+            self.token_map_address,
+            maps,
+            num_maps,
+            *addresses,
         )
         tokens, probs = self._tokens[:columns].copy(), self._probs[:columns].copy()
         return Guesses(tokens.reshape(shape), probs.reshape(shape), states)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
 from gorgon.llama import ggml
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
@@ -26,7 +26,7 @@ from gorgon.llama.tensors import join, part, shape_of
 class MedusaHeads:
     """See ``Heads`` in heads.py."""
 
-    window, searches = 0, False  # one call computes all depths anyway
+    window, searches, drafts = 0, False, False  # one call computes all depths anyway
 
     def __init__(self, info: HeadsInfo, weights: Weights, device: Device, ranking: Ranking) -> None:
         self._info, self._weights, self._device = info, weights, device
@@ -67,6 +67,10 @@ class MedusaHeads:
 
     def search(self, state: DraftState) -> list[Level]:
         """Never called; see ``searches``."""
+        raise AssertionError("independent heads guess for all depths at once")
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+        """Never called; see ``drafts``."""
         raise AssertionError("independent heads guess for all depths at once")
 
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:

@@ -37,7 +37,7 @@ class Candidates:
         self.survivals = [1.0] * len(roots)
         self.sources = [Source.ROOT] * len(roots)
         self._owners = list(range(len(roots)))
-        self._max_depths = max_depths
+        self.max_depths = max_depths
         self._next: dict[int, int] = {}  # of chains: the node below
 
     def __len__(self) -> int:
@@ -54,11 +54,11 @@ class Candidates:
 
     def room_below(self, node: int) -> int:
         """How much deeper the tree of ``node`` may go."""
-        return self._max_depths[self._owners[node]] - self.depths[node]
+        return self.max_depths[self._owners[node]] - self.depths[node]
 
     def with_room(self, nodes: Iterable[int]) -> list[int]:
         """Those of ``nodes`` that there is room below."""
-        owners, depths, limits = self._owners, self.depths, self._max_depths
+        owners, depths, limits = self._owners, self.depths, self.max_depths
         return [node for node in nodes if depths[node] < limits[owners[node]]]
 
     def unused_token(self, parent: int) -> int:

@@ -225,15 +225,16 @@ class CallCost:
 
     base: float
     per_row: float
+    rate: float = 0.05  # of one call in what is known
 
     def at(self, rows: int) -> float:
         """Seconds for ``rows``."""
         return self.base + self.per_row * rows
 
-    def observe(self, rows: int, seconds: float, rate: float = 0.05) -> None:
+    def observe(self, rows: int, seconds: float) -> None:
         """Learn from one call; one that took long for another reason says little."""
         expected = self.at(rows)
-        factor = 1.0 + rate * (min(seconds / expected, 2.0) - 1.0)
+        factor = 1.0 + self.rate * (min(seconds / expected, 2.0) - 1.0)
         self.base *= factor
         self.per_row *= factor
 

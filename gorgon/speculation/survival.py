@@ -30,6 +30,11 @@ class Correction:
         """What is added to the logit of a draft at ``depth``."""
         return self.common + self.by_depth[min(depth, 16)]
 
+    def shifts(self, num_depths: int) -> list[float]:
+        """``shift`` for depths from 1 to ``num_depths``, at most 16."""
+        common = self.common
+        return [common + shift for shift in self.by_depth[1 : 1 + num_depths]]
+
     def odds(self, depth: int) -> float:
         """Odds against a draft at ``depth`` that states one half."""
         return math.exp(-self.shift(depth))

@@ -18,6 +18,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from gorgon.errors import RequestError
 from gorgon.request import TreePaths
@@ -43,7 +44,6 @@ class TreeShape:
     depths: tuple[int, ...] = field(init=False, repr=False, compare=False)
     children: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     branches: tuple[range, ...] = field(init=False, repr=False, compare=False)
-    splits: dict[tuple[int, ...], Split] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         parents, count = self.parents, len(self.parents)
@@ -58,7 +58,6 @@ class TreeShape:
         object.__setattr__(self, "depths", tuple(depths))
         object.__setattr__(self, "children", tuple(map(tuple, children)))
         object.__setattr__(self, "branches", _branches(parents))
-        object.__setattr__(self, "splits", {})
 
     def __len__(self) -> int:
         return len(self.parents)
@@ -159,8 +158,7 @@ def shape_of(parents: tuple[int, ...]) -> TreeShape:
     return TreeShape(parents, tuple(ranks))
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(NamedTuple):
     """What is left of a tree when one path is kept.
 
     ``rejected`` are the nodes off the path, ``common[b]`` says how many nodes of the path branch b
@@ -168,28 +166,25 @@ class Split:
     path, the lowest.
     """
 
-    rejected: tuple[int, ...]
-    common: tuple[int, ...]
-    cut: tuple[int, ...]
+    rejected: list[int]
+    common: list[int]
+    cut: list[int]
     winner: int
 
 
 def split(shape: TreeShape, path: tuple[int, ...]) -> Split:
-    """``shape`` with ``path`` kept; worked out once for each form."""
-    found = shape.splits.get(path)
-    if found is None:
-        found = shape.splits[path] = _split(shape, path)
-    return found
-
-
-def _split(shape: TreeShape, path: tuple[int, ...]) -> Split:
-    branches, common = shape.branches, [0] * shape.num_branches
+    """``shape`` with ``path`` kept."""
+    branches, last = shape.branches, path[-1]
+    common = [0] * shape.num_branches
     for node in path:
         for branch in branches[node]:
             common[branch] += 1
-    rejected = [node for node in range(len(shape)) if node not in path]
-    cut = sorted({branch for node in rejected for branch in branches[node]})
-    return Split(tuple(rejected), tuple(common), tuple(cut), branches[path[-1]][0])
+    rejected = [node for node in range(len(branches)) if node not in path]
+    # Every leaf but one that the path ends in is rejected.
+    cut, winner = list(range(len(common))), branches[last].start
+    if not shape.children[last]:
+        cut.remove(winner)
+    return Split(rejected, common, cut, winner)
 
 
 @lru_cache(maxsize=256)

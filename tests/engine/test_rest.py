@@ -40,7 +40,7 @@ class World:
     def __post_init__(self) -> None:
         self.chance = np.random.default_rng(0)
         heads = SimpleNamespace(
-            num_heads=1, max_guesses=1, window=0, searches=False, propose=self.propose
+            num_heads=1, max_guesses=1, window=0, searches=False, drafts=False, propose=self.propose
         )
         seconds = np.array([[1.0, 1.0 + 63 * SLOPE]])
         cost = StepCost(StepTimes((32,), (1, 64), seconds), 128)

@@ -59,6 +59,7 @@ class Machine:
                 max_guesses=TOP_K,
                 window=0,
                 searches=False,
+                drafts=False,
                 propose=self.propose,
                 deepen=self.deepen,
             ),

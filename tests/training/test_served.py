@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gorgon.backend import DraftState, Floats, Guesses, Ints, Level
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
 from gorgon.training.corpus import Corpus
 from gorgon.training.served import NUM_RANKS, calibrate, walk
 
@@ -31,7 +31,7 @@ def _corpus() -> Corpus:
 class CountingHeads:
     """Guess the next number first, but below a token that 5 divides they name it fourth."""
 
-    num_heads, top_k, size, searches = 3, 6, 0, False
+    num_heads, top_k, size, searches, drafts = 3, 6, 0, False, False
 
     def __init__(self, is_conditioned: bool) -> None:
         self.window = 1 if is_conditioned else 0
@@ -54,6 +54,9 @@ class CountingHeads:
         return self._below(tokens)
 
     def search(self, state: DraftState) -> list[Level]:
+        raise AssertionError("not asked for")
+
+    def draft(self, state: DraftState, terms: Terms) -> Drafts:
         raise AssertionError("not asked for")
 
     def close(self) -> None:

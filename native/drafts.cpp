@@ -1,0 +1,286 @@
+// What conditioned heads draft for a step: asked level by level, the guesses that are worth their place chosen after
+// each. gorgon/engine/heads_source.py and gorgon/speculation/ say the same in Python, which is used where lookups,
+// fixed trees or another device take part; tests compare the two.
+#include "guesses.h"
+
+#include "ggml-backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+constexpr double MOST = 1.0 - 1e-4;  // what states more could not be corrected: survival.py
+
+// Seconds of a call by its rows, following what calls take: cost.py.
+struct CallCost {
+    double base, per_row, rate;
+    double at(size_t rows) const { return base + per_row * rows; }
+    void observe(size_t rows, double seconds) {
+        const double factor = 1.0 + rate * (std::min(seconds / at(rows), 2.0) - 1.0);
+        base *= factor, per_row *= factor;
+    }
+};
+
+}  // namespace
+
+// A step's drafts. The caller's arrays stay where they are while it is chosen.
+struct Step {
+    int64_t        num_roots, num_asked, num_heads, top_k, num_seconds;
+    const int32_t *asked, *rooms;  // roots that the heads are asked about; how deep the tree of each root may be
+    const double * seconds;        // t(n), n = 0 ...
+    const double * shifts;         // [num_asked][num_heads] of what the heads state: survival.py
+    double *       top;            // mean probability of best guesses by depth, from 1; learns
+    double         top_rate, least_gain;  // how fast; times as many tokens a second that drafts must bring
+    CallCost       propose, deepen;
+    // what comes of it
+    int64_t num_drafts;
+    double  rate, spent, survival;  // tokens/s; seconds for asking; sum of the drafts' survivals
+    int32_t * sizes;                // [num_roots] of the trees
+    int32_t *parents, *tokens;      // of their nodes, [num_roots + num_drafts], depth first, likelier siblings first
+    double *  probs;
+};
+
+namespace {
+
+struct Node {
+    double  survival, prob;
+    int32_t token, parent, root, depth;
+};
+
+class Choice {
+public:
+    explicit Choice(Step & step) : step(step), nodes(step.num_roots), level(step.asked, step.asked + step.num_asked), rows(step.num_roots) {
+        for (int32_t root = 0; root < step.num_roots; root++) nodes[root] = {1, 1, 0, root, root, 0};
+        for (int32_t row = 0; row < step.num_asked; row++) rows[step.asked[row]] = row;
+        choose(0);
+    }
+
+    // Adds the guesses below the nodes in `level`, a row each, and leaves those there that are worth asking about.
+    void add(int64_t depth, const int32_t * tokens, const float * stated, double spent) {
+        const double  least = floor();
+        const size_t  first = nodes.size();
+        const int64_t k     = step.top_k;
+        double best = 0;
+        rows.resize(first);
+        for (size_t row = 0; row < level.size(); row++) {
+            const Node   parent = nodes[level[row]];
+            const double odds   = std::exp(-step.shifts[rows[parent.root] * step.num_heads + depth - 1]);
+            for (int64_t rank = 0; rank < k; rank++) {
+                const double p = std::min<double>(stated[row * k + rank], MOST), prob = p / (p + (1.0 - p) * odds);
+                if (rank == 0) best += prob;
+                if (parent.survival * prob < least) break;
+                nodes.push_back({parent.survival * prob, prob, tokens[row * k + rank], level[row], parent.root, static_cast<int32_t>(depth)});
+                rows.push_back(static_cast<int32_t>(row));
+            }
+        }
+        step.top[depth] += step.top_rate * (best / level.size() - step.top[depth]);
+        ranked.resize(nodes.size() - step.num_roots);
+        std::iota(ranked.begin() + (first - step.num_roots), ranked.end(), static_cast<int32_t>(first));
+        sort(ranked);
+        const size_t num_room = step.num_seconds - 1 - step.num_roots;
+        if (0 < num_room && num_room <= ranked.size()) least_ranked = nodes[ranked[num_room - 1]].survival;
+        choose(spent);
+        level.clear();
+        if (depth < step.num_heads) deepen(static_cast<int32_t>(first), step.top[depth + 1]);
+    }
+
+    // How many nodes to ask about; the row of guesses that each was taken from, and its token.
+    size_t num_wanted() const { return level.size(); }
+    std::pair<int32_t, int32_t> wanted(size_t i) const { return {rows[level[i]], nodes[level[i]].token}; }
+
+    void finish() {
+        std::vector<std::vector<int32_t>> below(nodes.size());
+        step.survival = 0;
+        for (int64_t i = 0; i < step.num_drafts; i++) {
+            step.survival += nodes[ranked[i]].survival;
+            below[nodes[ranked[i]].parent].push_back(ranked[i]);
+        }
+        std::vector<int32_t> places(nodes.size());
+        int64_t at = 0;
+        for (int32_t root = 0; root < step.num_roots; root++) {
+            const int64_t first = at;
+            std::vector<int32_t> stack = {root};
+            while (!stack.empty()) {
+                const int32_t node = stack.back();
+                stack.pop_back();
+                places[node]     = static_cast<int32_t>(at - first);
+                step.parents[at] = places[nodes[node].parent];
+                step.tokens[at]  = nodes[node].token;
+                step.probs[at++] = nodes[node].prob;
+                stack.insert(stack.end(), below[node].rbegin(), below[node].rend());
+            }
+            step.sizes[root] = static_cast<int32_t>(at - first);
+        }
+    }
+
+private:
+    Step &               step;
+    std::vector<Node>    nodes;   // the roots first
+    std::vector<int32_t> level;   // nodes to ask about
+    std::vector<int32_t> rows;    // of guesses in their level, by node
+    std::vector<int32_t> ranked;  // drafts, likeliest first
+    double               least_ranked = 0;
+
+    void sort(std::vector<int32_t> & which) const {
+        std::stable_sort(which.begin(), which.end(), [this](int32_t a, int32_t b) { return nodes[a].survival > nodes[b].survival; });
+    }
+
+    // The number of drafts that brings most tokens a second: budget.choose.
+    void choose(double spent) {
+        double tokens = static_cast<double>(step.num_roots);
+        const double plain = tokens / (step.seconds[step.num_roots] + spent);
+        double best_rate = step.least_gain * plain;
+        int64_t best = 0, most = std::min<int64_t>(ranked.size(), step.num_seconds - 1 - step.num_roots);
+        for (int64_t count = 1; count <= most; count++) {
+            tokens += nodes[ranked[count - 1]].survival;
+            const double rate = tokens / (step.seconds[step.num_roots + count] + spent);
+            if (rate > best_rate) best = count, best_rate = rate;
+        }
+        step.num_drafts = best, step.rate = best ? best_rate : plain, step.spent = spent;
+    }
+
+    // What a draft beside so many tokens must survive with to pay: budget.least_survival.
+    double least_survival(int64_t num_tokens) const {
+        double flattest = std::numeric_limits<double>::infinity();
+        for (int64_t n = num_tokens + 1; n < step.num_seconds; n++)
+            flattest = std::min(flattest, (step.seconds[n] - step.seconds[num_tokens]) / (n - num_tokens));
+        return num_tokens + 1 < step.num_seconds ? std::max(0.0, step.rate * flattest) : 1.0;
+    }
+
+    double floor() const { return std::max(least_survival(step.num_roots), least_ranked); }
+
+    // Of the nodes from `first` on, those whose best guess below should pay for asking.
+    void deepen(int32_t first, double top) {
+        const double price = least_survival(step.num_roots + step.num_drafts);
+        for (int32_t node = first; node < static_cast<int32_t>(nodes.size()); node++)
+            if (nodes[node].depth < step.rooms[nodes[node].root]) level.push_back(node);
+        sort(level);
+        size_t best = 0;
+        double most = 0, total = 0;
+        for (size_t count = 1; count <= level.size(); count++) {
+            total += nodes[level[count - 1]].survival * top - price;
+            const double profit = total - count * (step.rate * step.deepen.per_row) - step.rate * step.deepen.base;
+            if (profit > most) best = count, most = profit;
+        }
+        level.resize(best);
+    }
+};
+
+}  // namespace
+
+// A graph of the heads for some number of rows, and where it reads and writes.
+struct HeadsGraph {
+    ggml_cgraph * graph;
+    float *       pairs;   // [rows][num_pairs, or 1 for nodes][2][num_embd]: states and the embeddings of the tokens after them
+    float *       bias;    // of nodes: [rows][num_hidden]
+    const float * state;   // [rows][num_embd]
+    const float * shares;  // of roots: [rows][num_embd + num_hidden], the bias behind
+    const float * found;   // see gorgon_kernels_find_best
+};
+
+struct Heads {
+    ggml_backend_t    backend;
+    const HeadsGraph *roots, *nodes;   // by the number of rows, up to max_rows
+    bool (*build)(bool nodes, int64_t rows);  // the graph for so many rows; whether it could
+    int64_t           max_rows, num_embd, num_hidden, num_pairs, num_parts;
+    const char *      table;           // the model's token embeddings
+    size_t            table_row;
+    void (*to_float)(const void * row, float * floats, int64_t n);  // nullptr: they are floats
+    const int32_t *   token_map;
+    const Map *       maps;            // by depth; nullptr: probabilities are as they should be
+};
+
+namespace {
+
+// What the heads said about a level of nodes.
+struct Level {
+    std::vector<int32_t> tokens;
+    std::vector<float>   probs, states, biases;
+
+    void resize(size_t rows, const Heads & heads, int64_t top_k) {
+        tokens.resize(rows * top_k), probs.resize(rows * top_k), states.resize(rows * heads.num_embd), biases.resize(rows * heads.num_hidden);
+    }
+};
+
+// A state and the embedding of the token after it.
+void fill_pair(const Heads & heads, const HeadsGraph & graph, int64_t place, const float * state, int32_t token) {
+    const char * row = heads.table + token * heads.table_row;
+    float *      out = graph.pairs + 2 * place * heads.num_embd;
+    std::copy_n(state, heads.num_embd, out);
+    out += heads.num_embd;
+    heads.to_float ? heads.to_float(row, out, heads.num_embd) : void(std::memcpy(out, row, heads.table_row));
+}
+
+// Runs a graph for rows `first` ... of a level.
+bool run(const Heads & heads, const HeadsGraph & graph, size_t first, size_t rows, int64_t top_k, int64_t depth, Level & level) {
+    if (ggml_backend_graph_compute(heads.backend, graph.graph) != GGML_STATUS_SUCCESS) return false;
+    const Map * map = heads.maps ? heads.maps + depth - 1 : nullptr;
+    gorgon_kernels_rank(graph.found, rows, heads.num_parts, top_k, heads.token_map, map, map != nullptr, &level.tokens[first * top_k], &level.probs[first * top_k]);
+    std::copy_n(graph.state, rows * heads.num_embd, &level.states[first * heads.num_embd]);
+    const float * bias  = graph.shares ? graph.shares + heads.num_embd : graph.bias;
+    const int64_t width = heads.num_hidden + (graph.shares ? heads.num_embd : 0);
+    for (size_t row = 0; bias && row < rows; row++) std::copy_n(bias + row * width, heads.num_hidden, &level.biases[(first + row) * heads.num_hidden]);
+    return true;
+}
+
+// Asks about all rows of a level, in pieces that a graph takes; `fill(graph, i, row)` writes what row i of a graph reads.
+template <class Fill> bool ask(const Heads & heads, bool nodes, size_t total, int64_t top_k, int64_t depth, Level & level, const Fill & fill) {
+    level.resize(total, heads, top_k);
+    for (size_t first = 0; first < total; first += heads.max_rows) {
+        const size_t rows = std::min<size_t>(total - first, heads.max_rows);
+        const HeadsGraph & graph = (nodes ? heads.nodes : heads.roots)[rows];
+        if (!graph.graph && !heads.build(nodes, rows)) return false;
+        for (size_t i = 0; i < rows; i++) fill(graph, i, first + i);
+        if (!run(heads, graph, first, rows, top_k, depth, level)) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+// Chooses the drafts of `step`: `hidden` [num_asked][num_pairs][num_embd] and `tokens` [num_asked][num_pairs] are what
+// the heads read, `first` [num_asked][top_k] and `first_probs` become the stated guesses about the next token, `rows`
+// and `times` [num_heads] what each call was asked and the seconds that it took. The number of calls, -1 if one failed.
+EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const float * hidden, const int32_t * tokens,
+                                    int32_t * first, float * first_probs, int32_t * rows, double * times) {
+    using Clock = std::chrono::steady_clock;
+    Choice choice(*step);
+    Level  levels[2];
+    double spent = 0;
+    for (int64_t depth = 1; depth <= step->num_heads; depth++) {
+        Level &level = levels[depth % 2], &above = levels[1 - depth % 2];
+        CallCost & cost = depth == 1 ? step->propose : step->deepen;
+        const auto began = Clock::now();
+        const size_t count = choice.num_wanted();
+        const auto fill_root = [&](const HeadsGraph & graph, size_t i, size_t row) {
+            for (int64_t pair = 0; pair < heads->num_pairs; pair++) {
+                const int64_t from = row * heads->num_pairs + pair, to = i * heads->num_pairs + pair;
+                fill_pair(*heads, graph, to, hidden + from * heads->num_embd, tokens[from]);
+            }
+        };
+        const auto fill_node = [&](const HeadsGraph & graph, size_t i, size_t row) {
+            const auto [from, token] = choice.wanted(row);
+            fill_pair(*heads, graph, i, &above.states[from * heads->num_embd], token);
+            if (graph.bias) std::copy_n(&above.biases[from * heads->num_hidden], heads->num_hidden, graph.bias + i * heads->num_hidden);
+        };
+        const bool done = depth == 1 ? ask(*heads, false, count, step->top_k, depth, level, fill_root) : ask(*heads, true, count, step->top_k, depth, level, fill_node);
+        if (!done) return -1;
+        const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
+        rows[depth - 1] = static_cast<int32_t>(count), times[depth - 1] = seconds;
+        cost.observe(count, seconds);
+        spent += cost.at(count);
+        if (depth == 1) std::copy(level.tokens.begin(), level.tokens.end(), first), std::copy(level.probs.begin(), level.probs.end(), first_probs);
+        choice.add(depth, level.tokens.data(), level.probs.data(), spent);
+        if (!choice.num_wanted()) return choice.finish(), depth;
+    }
+    return choice.finish(), step->num_heads;
+}
+
