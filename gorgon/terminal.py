@@ -16,6 +16,8 @@ from gorgon.request import Mode, Request, RequestStats
 from gorgon.server.schemas import GenerateRequest
 from gorgon.server.text import ChatPrompt, Message, TextStream, choose_template
 
+logger = logging.getLogger("gorgon")
+
 # The page's hues, as far from each other for all eyes as they can be where the background may be
 # black or white; the last one is for all depths from there on.
 DEPTH_COLOURS = ("#387dfb", "#006a82", "#885700", "#e97140", "#b884b2")
@@ -29,14 +31,15 @@ def generate(
     Args:
         settings: the engine's.
         fields: those of ``POST /generate``.
-        mode: ``medusa`` or ``normal``.
+        mode: how to draft.
         chat_template: see ``choose_template``.
 
     Raises:
         GorgonError: what cannot be loaded or served.
     """
     body = _validate(fields)
-    logging.getLogger("gorgon").setLevel(logging.WARNING)
+    if not logger.isEnabledFor(logging.DEBUG):  # --verbose
+        logger.setLevel(logging.WARNING)
     console = Console(highlight=False)
     loaded = load(settings)
     try:
@@ -110,7 +113,7 @@ def _summarise(console: Console, loaded: Loaded, stats: RequestStats, num_tokens
     line.append(f"  {speed * plain:.2f}x of one token a step")
     line.append(f"  {num_tokens} tokens in {stats.steps} steps")
     line.append(f"  {num_tokens / max(stats.steps, 1):.2f} tokens/step")
-    console.print(line)
+    console.print(line, soft_wrap=True)
     if stats.drafted:
         console.print(_legend(stats))
 

@@ -61,10 +61,11 @@ def settle_shape(options: Options) -> EngineSettings:
     settings = options.engine
     if options.shape is None:
         return settings
-    name = f"{options.shape}-{options.kind.lower()}"
+    kind = options.kind or "Q8_0"
+    name = f"{options.shape}-{kind.lower()}"
     model = options.out / f"{name}.gguf"
     if not model.exists():
-        write_model(options.shape, options.kind, model)
+        write_model(options.shape, kind, model)
     if not options.replay:
         return settings.model_copy(update={"model": model, "heads": None})
     accuracies = load_accuracies(options.replay)

@@ -39,7 +39,7 @@ class Options:
     curve: bool = False
     charts: bool = True
     shape: str | None = None
-    kind: str = "Q8_0"
+    kind: str | None = None
     replay: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,7 +56,8 @@ class Options:
         _check(not self.replay or inside, "replay", "needs --in-process")
         _check(not self.replay or bool(self.shape), "replay", "needs --shape")
         _check(self.shape is None or self.shape in SHAPES, "shape", f"is one of {[*SHAPES]}")
-        _check(self.kind in KINDS, "type", f"is one of {', '.join(KINDS)}")
+        _check(self.kind is None or bool(self.shape), "type", "needs --shape")
+        _check(self.kind is None or self.kind in KINDS, "type", f"is one of {', '.join(KINDS)}")
         _check(not self.spec_types or bool(self.llama_server), "spec-types", "need --llama-server")
 
     def workload(self, num_prompts: int) -> Workload:

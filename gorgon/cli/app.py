@@ -29,7 +29,11 @@ app = typer.Typer(
 
 
 @app.callback()
-def _start(verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False) -> None:
+def _start(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="log more, llama.cpp's own lines too")
+    ] = False,
+) -> None:
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
@@ -80,5 +84,8 @@ def _say(reason: str) -> None:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # about several settings together
+        return message
     name = ".".join(str(part) for part in first["loc"])
-    return f"{name}: {first['msg']} (got {first['input']!r})"
+    return f"{name}: {message} (got {first['input']!r})"

@@ -64,7 +64,9 @@ class PartyOptions:
     openai: Annotated[list[str] | None, typer.Option(help="further peer: URL or URL#MODEL")] = None
     loop: Annotated[bool, typer.Option("--loop", help="bare llama_decode as a peer")] = False
     shape: Annotated[str | None, typer.Option(help="random weights: 7b, 1b, 135m")] = None
-    kind: Annotated[str, typer.Option("--type", help="of --shape: F16, Q8_0, Q4_K_M")] = "Q8_0"
+    kind: Annotated[
+        str | None, typer.Option("--type", help="of --shape: F16, Q8_0, Q4_K_M; Q8_0 by default")
+    ] = None
     replay: Annotated[str | None, typer.Option(help="accuracies of replayed drafts")] = None
 
     def parsed(self) -> dict[str, Any]:
@@ -101,11 +103,20 @@ def bench(
     elif redraw is not None:
         run.redraw(redraw, charts=charts)
     else:
+        _check_url(parties, engine)
         opened = engine.open()
         fields = {**workload.parsed(), **parties.parsed(), "out": out}
         options = Options(engine=opened.settings, **fields, curve=curve, charts=charts)
         with unwinding():
             run.run(options, make_encoder(opened.chat_template))
+
+
+def _check_url(parties: PartyOptions, engine: EngineOptions) -> None:
+    """A running server is measured as it is."""
+    given = [name for name, value in asdict(engine).items() if value is not None]
+    if given and parties.url is not None and parties.llama_server is None:
+        name = given[0].replace("_", "-")
+        raise BenchError(f"--{name} has no effect on the server of --url; set it where that starts")
 
 
 def make_encoder(chat_template: str | None) -> MakeEncode:

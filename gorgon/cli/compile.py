@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gorgon.cli.interrupts import unwinding
-from gorgon.cli.options import ThreadsOption, expand
+from gorgon.cli.options import ThreadsOption, expand, type_names
 
 if TYPE_CHECKING:
     from gorgon.llama.quantize import Quantization
@@ -72,7 +72,9 @@ def compile_model(
         Path | None, typer.Option(help="folder to make; NAME-TYPE here by default")
     ] = None,
     heads: Annotated[Path | None, typer.Option(help="Medusa heads to compile along")] = None,
-    heads_type: Annotated[str, typer.Option(help="type of the heads' matrices")] = "Q8_0",
+    heads_type: Annotated[
+        str | None, typer.Option(help="type of matrices of released heads; Q8_0 by default")
+    ] = None,
     imatrix: Annotated[
         Path | None, typer.Option(help="text, or llama-imatrix's file, to weigh columns by")
     ] = None,
@@ -94,17 +96,19 @@ def compile_model(
     from gorgon.compile import order as orders
     from gorgon.compile.model import compile_model as run
 
+    if heads_type is not None and (heads is None or heads.suffix == ".gguf"):
+        raise typer.BadParameter("--heads-type needs --heads that are yet to be compiled")
     options = types.quantization()
     order = orders.Order(
         source=source,
         out=out or orders.default_out(source, options.file_type),
         options=options,
         heads=heads,
-        heads_type=heads_type.upper(),
+        heads_type=(heads_type or "Q8_0").upper(),
         imatrix=imatrix,
         text=text or orders.DEFAULT_TEXT,
         num_tokens=tokens,
-        compare=tuple(name.strip().upper() for name in compare.split(",") if name.strip()),
+        compare=type_names(compare),
         chat_template=chat_template,
         threads=threads or orders.default_threads(),
         force=force,

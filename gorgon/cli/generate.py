@@ -16,7 +16,8 @@ def generate(
     mode: Annotated[
         Literal["medusa", "normal", "lookup", "fixed"],
         typer.Option(
-            help="medusa: drafts as far as they pay; lookup: without heads; fixed: --tree"
+            help="medusa: drafts as far as they pay, or --tree; lookup: without heads; "
+            "fixed: needs --tree"
         ),
     ] = "medusa",
     max_length: Annotated[int, typer.Option(min=1, help="new tokens, at most")] = 256,
@@ -31,6 +32,10 @@ def generate(
     """Continue a prompt in the terminal; tokens from accepted drafts are coloured."""
     from gorgon.terminal import generate as run
 
+    if tree is not None and mode not in ("medusa", "fixed"):
+        raise typer.BadParameter(f"--tree cannot go with --mode {mode}")
+    if raw and chat_template is not None:
+        raise typer.BadParameter("--chat-template cannot go with --raw")
     body: dict[str, Any] = {
         "prompt": prompt,
         "max_length": max_length,

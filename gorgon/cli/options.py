@@ -96,6 +96,11 @@ def given(kind: type[Settings], **values: Any) -> Settings:
     return kind(**{name: value for name, value in values.items() if value is not None})
 
 
+def type_names(text: str) -> tuple[str, ...]:
+    """Quantisations with commas between them."""
+    return tuple(name.strip().upper() for name in text.split(",") if name.strip())
+
+
 def expand(verb: Callable[..., None]) -> Callable[..., None]:
     """``verb`` with the fields of its dataclass parameters as parameters of its own."""
     groups: dict[str, type[Any]] = {}

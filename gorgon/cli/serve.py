@@ -53,5 +53,7 @@ def serve(
     """Serve a model over HTTP; further settings are GORGON_SERVER_..., see docs/api.md."""
     from gorgon.server.serve import run
 
+    if folder is not None and engine.model is not None:
+        raise typer.BadParameter(f"give the model once: {folder} or --model {engine.model}")
     opened = replace(engine, model=engine.model or folder).open(max_running=max_running)
     run(opened.settings, server.settings(opened.chat_template))

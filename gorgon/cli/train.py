@@ -25,7 +25,9 @@ class TrainingOptions:
     num_outputs: Annotated[int | None, typer.Option(help="tokens guessed; 8192 by default")] = None
     max_tokens: Annotated[int | None, typer.Option(help="of an answer; 256 by default")] = None
     num_answers: Annotated[int | None, typer.Option(help="to each prompt; 2 by default")] = None
-    num_invented: Annotated[int | None, typer.Option(help="prompts the model makes up")] = None
+    num_invented: Annotated[
+        int | None, typer.Option(help="prompts the model makes up; 0 by default")
+    ] = None
     epochs: Annotated[float | None, typer.Option(help="2 by default")] = None
     batch_size: Annotated[int | None, typer.Option(help="positions; 512 by default")] = None
     matrix_type: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gorgon.cli.interrupts import unwinding
-from gorgon.cli.options import ComputeOptions, expand
+from gorgon.cli.options import ComputeOptions, expand, type_names
 
 
 @expand
@@ -24,4 +24,4 @@ def tune(
     from gorgon.tune.run import run
 
     with unwinding():
-        run(compute.open().settings, seconds, [name for name in types.split(",") if name], plot)
+        run(compute.open().settings, seconds, type_names(types), plot)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gorgon.training.heads import HeadsConfig, Variant
 from gorgon.training.quantisation import MatrixType
@@ -40,6 +40,13 @@ class TrainingSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(default=0, ge=0)
     work: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_variant(self) -> TrainingSettings:
+        given = self.model_fields_set & {"num_hidden", "window"}
+        if given and self.variant != "conditioned":
+            raise ValueError(f"{min(given)} is of conditioned heads only")
+        return self
 
     def heads(self, num_vocab: int) -> HeadsConfig:
         """The heads to make for a model of ``num_vocab`` tokens."""

@@ -88,9 +88,10 @@ def train(
     folder = settings.work_folder
     if settings.out.is_dir():
         raise TrainingError(f"{settings.out}: is a folder; give the name of a file with --out")
+    texts = _read_texts(settings)
     _claim(folder, settings, model.info)
     with stages.stage("answers"):
-        corpus, first_held_out = _write_corpus(settings, engine, model, encode, device)
+        corpus, first_held_out = _write_corpus(settings, engine, model, encode, device, texts)
     with stages.stage("heads"):
         base = _load_base(model.info, device)
         trainer, token_ids = _train_heads(settings, corpus, first_held_out, base)
@@ -124,9 +125,21 @@ def _claim(folder: Path, settings: TrainingSettings, base: ModelInfo) -> None:
     different = [key for key in wanted if known.get(key) != wanted[key]]
     if different:
         raise TrainingError(
-            f"{folder}: holds a run with another {different[0]}; remove it to start over, "
+            f"{folder}: holds a run with different {different[0]}; remove it to start over, "
             "or name another folder with --work"
         )
+
+
+def _read_texts(settings: TrainingSettings) -> tuple[list[str], list[str]]:
+    """Prompts to train on and prompts to measure with."""
+    prompts = read_prompts(settings.prompts)
+    for reason, count in prompts.skipped.items():
+        logger.warning("%s: left out %d lines: %s", settings.prompts, count, reason)
+    num_held_out = min(settings.num_held_out, max(1, len(prompts.texts) // 5))
+    kept, held_out = split(prompts.texts, num_held_out, settings.seed)
+    if not kept:
+        raise TrainingError(f"{settings.prompts}: one prompt is not enough to train and measure")
+    return kept, held_out
 
 
 def _progress() -> Progress:
@@ -143,17 +156,11 @@ def _write_corpus(
     model: Model,
     encode: Encode,
     device: torch.device,
+    texts: tuple[list[str], list[str]],
 ) -> tuple[Corpus, int]:
     """All answers, and the number of the first job that is held out."""
-    prompts = read_prompts(settings.prompts)
-    for reason, count in prompts.skipped.items():
-        logger.warning("%s: left out %d lines: %s", settings.prompts, count, reason)
-    num_held_out = min(settings.num_held_out, max(1, len(prompts.texts) // 5))
-    kept, held_out = split(prompts.texts, num_held_out, settings.seed)
-    if not kept:
-        raise TrainingError(f"{settings.prompts}: one prompt is not enough to train and measure")
-    to_train, num_long = encode_all(kept, encode, settings.max_prompt_tokens)
-    to_measure, _ = encode_all(held_out, encode, settings.max_prompt_tokens)
+    to_train, num_long = encode_all(texts[0], encode, settings.max_prompt_tokens)
+    to_measure, _ = encode_all(texts[1], encode, settings.max_prompt_tokens)
     if num_long:
         logger.warning("left out %d prompts over %d tokens", num_long, settings.max_prompt_tokens)
     if not to_train or not to_measure:

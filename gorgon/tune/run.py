@@ -14,6 +14,7 @@ from gorgon.engine import tuned
 from gorgon.llama.backend import default_model
 from gorgon.llama.device import on_gpu
 from gorgon.llama.model import inspect
+from gorgon.llama.quantize import Quantization
 from gorgon.tune import report
 from gorgon.tune.curve import fixed_sizes
 from gorgon.tune.quantizations import TypeTrial, try_types
@@ -32,8 +33,9 @@ def run(
         picture: a PNG of t(n) to draw.
 
     Raises:
-        GorgonError: when the model does not load as it is.
+        GorgonError: when a type is unknown, or the model does not load as it is.
     """
+    wanted_types = [Quantization(name, requantize=True) for name in types]
     console = Console()
     settings = settings.model_copy(update={"model": settings.model or default_model()})
     info = inspect(settings.model or default_model())
@@ -51,7 +53,7 @@ def run(
             settings, wanted, measure_one, lambda what: bar.update(task, advance=1, what=what)
         )
         others: list[TypeTrial] = []
-        for trial in try_types(info.path, types, outcome.settings, measure_one):
+        for trial in try_types(info.path, wanted_types, outcome.settings, measure_one):
             others.append(trial)
             bar.update(task, advance=1, what=trial.name)
     report.print_outcome(console, outcome)

@@ -58,6 +58,25 @@ def test_every_verb_tells_its_options(verb: str) -> None:
     assert "Usage" in done.output
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("serve folder --model m.gguf", "give the model once"),
+        ("generate hi --mode normal --tree 0", "--tree cannot go with --mode normal"),
+        ("generate hi --raw --chat-template vicuna", "cannot go with --raw"),
+        ("compile m.gguf --heads-type Q4_0", "--heads-type needs --heads"),
+        ("compile heads h.pt --base b.gguf --top-vocab 5", "together"),
+        ("tune --types Q4_0,Q9", "knows no type 'Q9'"),
+        ("bench --type Q4_K_M", "--type needs --shape"),
+        ("bench --url http://x --heads h.gguf", "--heads has no effect on the server of --url"),
+    ],
+)
+def test_an_option_without_effect_is_refused(command: str, message: str) -> None:
+    done = CliRunner().invoke(app, command.split(), terminal_width=200)
+    assert done.exit_code != 0
+    assert message in done.output + str(done.exception)
+
+
 def test_defaults_of_bench_are_those_of_a_run() -> None:
     fields = {**WorkloadOptions().parsed(), **PartyOptions().parsed()}
     engine = EngineSettings()

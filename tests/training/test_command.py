@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from pydantic import ValidationError
 
 from gorgon.config import EngineSettings
 from gorgon.errors import TrainingError
@@ -76,3 +77,16 @@ def test_a_folder_is_no_heads_file(tmp_path: Path) -> None:
     model, encode = cast(Model, None), cast(Encode, None)  # refused before these are asked
     with pytest.raises(TrainingError, match="is a folder"):
         train(settings, EngineSettings(), model, encode, Stages())
+
+
+def test_bad_prompts_leave_no_folder_behind(tmp_path: Path) -> None:
+    settings = TrainingSettings(prompts=tmp_path / "p", out=tmp_path / "h", device="cpu")
+    model, encode = cast(Model, None), cast(Encode, None)
+    with pytest.raises(TrainingError, match="No such file"):
+        train(settings, EngineSettings(), model, encode, Stages())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_conditioned_heads_have_is_refused_for_others(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="window is of conditioned heads only"):
+        TrainingSettings(prompts=tmp_path, out=tmp_path, variant="medusa", window=3)
