@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from gorgon.request import SamplingParams
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
-Nodes = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]  # parents, tokens, probabilities
+NUM_TESTED = 3  # first guesses of the heads that are tested by the next token, drafted or not
 
 
 class BatchRow(NamedTuple):
@@ -99,6 +99,8 @@ class Terms:
     correct what the heads state, see ``speculation.survival``. ``top``, the mean probability of
     best guesses by depth, from 1, learns at ``top_rate``. ``propose`` and ``deepen`` are the base
     and the seconds a row of the heads' calls, and the rate at which they follow what calls take.
+    ``chains`` were looked up below requests: tokens below each other, and how probable each is
+    once the one before has come.
     """
 
     asked: Sequence[int]
@@ -110,24 +112,38 @@ class Terms:
     top_rate: float
     propose: tuple[float, float, float]
     deepen: tuple[float, float, float]
+    chains: Mapping[int, tuple[Sequence[int], Sequence[float]]]
+
+
+class Nodes(NamedTuple):
+    """Of a tree, depth first, likelier siblings first; the root's token is 0.
+
+    ``sources`` are 0 for the root, 1 for the heads, 2 for a chain, 3 for both.
+    """
+
+    parents: tuple[int, ...]
+    tokens: tuple[int, ...]
+    probs: tuple[float, ...]
+    sources: Sequence[int]
 
 
 class Drafts(NamedTuple):
     """The drafts that are best for a step: so many, at ``rate`` tokens a second.
 
     ``spent`` are the seconds that asking should take, ``survival`` is the sum of the drafts'.
-    ``trees`` has the nodes of each request, depth first, with 0 for the root's token.
-    ``first_tokens`` and ``first_probs`` are what the heads state of the next token of each request
-    asked about, ``calls`` the rows and seconds of each call.
+    ``trees`` are those of requests that got any. ``tested`` are the ``NUM_TESTED`` likeliest
+    guesses about the next token of each request asked about, one request after the other, and
+    ``tested_probs`` how probable those of one are together. ``calls`` are the rows and seconds of
+    each call.
     """
 
     num_drafts: int
     rate: float
     spent: float
     survival: float
-    trees: list[Nodes]
-    first_tokens: list[list[int]]
-    first_probs: list[list[float]]
+    trees: Mapping[int, Nodes]
+    tested: Sequence[int]
+    tested_probs: Sequence[float]
     calls: list[tuple[int, float]]
 
 
@@ -247,8 +263,15 @@ class Backend(Protocol):
     def drafts(self) -> bool:
         """Whether ``draft`` is there, and the best way to ask the heads."""
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
-        """What conditioned heads draft for a step that nothing else drafts for.
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
+        """What conditioned heads and chains draft for a step.
+
+        Args:
+            states: what ``DraftState.hidden`` has of each request asked about, in pieces.
+            tokens: what ``DraftState.tokens`` has of them, one after the other.
+            terms: of the step.
 
         Raises:
             HeadsError: when the device fails.

@@ -1,6 +1,6 @@
 // What conditioned heads draft for a step: asked level by level, the guesses that are worth their place chosen after
-// each. gorgon/engine/heads_source.py and gorgon/speculation/ say the same in Python, which is used where lookups,
-// fixed trees or another device take part; tests compare the two.
+// each, beside what was looked up. gorgon/engine/heads_source.py and gorgon/speculation/ say the same in Python, which
+// is used where fixed trees or another device take part; tests compare the two.
 #include "guesses.h"
 
 #include "ggml-backend.h"
@@ -33,34 +33,44 @@ struct CallCost {
 
 // A step's drafts. The caller's arrays stay where they are while it is chosen.
 struct Step {
-    int64_t        num_roots, num_asked, num_heads, top_k, num_seconds;
+    int64_t        num_roots, num_asked, num_heads, top_k, num_tested, num_seconds;
     const int32_t *asked, *rooms;  // roots that the heads are asked about; how deep the tree of each root may be
     const double * seconds;        // t(n), n = 0 ...
     const double * shifts;         // [num_asked][num_heads] of what the heads state: survival.py
     double *       top;            // mean probability of best guesses by depth, from 1; learns
     double         top_rate, least_gain;  // how fast; times as many tokens a second that drafts must bring
     CallCost       propose, deepen;
+    int64_t        num_chains;     // looked up: tokens below each other and a root, and how probable each is after the one before
+    const int32_t *chain_roots, *chain_sizes, *chain_tokens;
+    const double * chain_probs;
     // what comes of it
     int64_t num_drafts;
     double  rate, spent, survival;  // tokens/s; seconds for asking; sum of the drafts' survivals
+    int32_t * tested;               // [num_asked][num_tested] likeliest guesses about the next token,
+    double *  tested_probs;         // and how probable each row of them is together
     int32_t * sizes;                // [num_roots] of the trees
-    int32_t *parents, *tokens;      // of their nodes, [num_roots + num_drafts], depth first, likelier siblings first
+    int32_t *parents, *tokens, *sources;  // of their nodes, [num_roots + num_drafts], depth first, likelier siblings first
     double *  probs;
 };
 
 namespace {
 
+enum Source : int32_t { ROOT, HEADS, LOOKUP, BOTH };
+
 struct Node {
     double  survival, prob;
-    int32_t token, parent, root, depth;
+    int32_t token, parent, root, depth, source, next = -1;  // the node below in a chain
 };
 
 class Choice {
 public:
     explicit Choice(Step & step) : step(step), nodes(step.num_roots), level(step.asked, step.asked + step.num_asked), rows(step.num_roots) {
-        for (int32_t root = 0; root < step.num_roots; root++) nodes[root] = {1, 1, 0, root, root, 0};
+        for (int32_t root = 0; root < step.num_roots; root++) nodes[root] = {1, 1, 0, root, root, 0, ROOT};
         for (int32_t row = 0; row < step.num_asked; row++) rows[step.asked[row]] = row;
         choose(0);
+        if (!step.num_chains) return;
+        add_chains();
+        rank(0);
     }
 
     // Adds the guesses below the nodes in `level`, a row each, and leaves those there that are worth asking about.
@@ -70,26 +80,32 @@ public:
         const int64_t k     = step.top_k;
         double best = 0;
         rows.resize(first);
+        std::vector<int32_t> named;
         for (size_t row = 0; row < level.size(); row++) {
             const Node   parent = nodes[level[row]];
+            const size_t added  = nodes.size();
             const double odds   = std::exp(-step.shifts[rows[parent.root] * step.num_heads + depth - 1]);
+            best += corrected(stated[row * k], odds);
+            if (depth == 1) test(row, tokens + row * k, stated + row * k, odds);
             for (int64_t rank = 0; rank < k; rank++) {
-                const double p = std::min<double>(stated[row * k + rank], MOST), prob = p / (p + (1.0 - p) * odds);
-                if (rank == 0) best += prob;
+                const double  prob  = corrected(stated[row * k + rank], odds);
+                const int32_t token = tokens[row * k + rank];
                 if (parent.survival * prob < least) break;
-                nodes.push_back({parent.survival * prob, prob, tokens[row * k + rank], level[row], parent.root, static_cast<int32_t>(depth)});
-                rows.push_back(static_cast<int32_t>(row));
+                if (parent.next >= 0 && nodes[parent.next].token == token) {
+                    agree(parent.next, prob);
+                    rows[parent.next] = static_cast<int32_t>(row);
+                    named.push_back(parent.next);
+                } else {
+                    nodes.push_back({parent.survival * prob, prob, token, level[row], parent.root, static_cast<int32_t>(depth), HEADS});
+                    rows.push_back(static_cast<int32_t>(row));
+                }
             }
+            for (size_t node = added; node < nodes.size(); node++) named.push_back(static_cast<int32_t>(node));
         }
         step.top[depth] += step.top_rate * (best / level.size() - step.top[depth]);
-        ranked.resize(nodes.size() - step.num_roots);
-        std::iota(ranked.begin() + (first - step.num_roots), ranked.end(), static_cast<int32_t>(first));
-        sort(ranked);
-        const size_t num_room = step.num_seconds - 1 - step.num_roots;
-        if (0 < num_room && num_room <= ranked.size()) least_ranked = nodes[ranked[num_room - 1]].survival;
-        choose(spent);
+        rank(spent);
         level.clear();
-        if (depth < step.num_heads) deepen(static_cast<int32_t>(first), step.top[depth + 1]);
+        if (depth < step.num_heads) deepen(named, step.top[depth + 1]);
     }
 
     // How many nodes to ask about; the row of guesses that each was taken from, and its token.
@@ -114,6 +130,7 @@ public:
                 places[node]     = static_cast<int32_t>(at - first);
                 step.parents[at] = places[nodes[node].parent];
                 step.tokens[at]  = nodes[node].token;
+                step.sources[at] = nodes[node].source;
                 step.probs[at++] = nodes[node].prob;
                 stack.insert(stack.end(), below[node].rbegin(), below[node].rend());
             }
@@ -131,6 +148,52 @@ private:
 
     void sort(std::vector<int32_t> & which) const {
         std::stable_sort(which.begin(), which.end(), [this](int32_t a, int32_t b) { return nodes[a].survival > nodes[b].survival; });
+    }
+
+    void add_chains() {
+        const double    least  = floor();
+        const int32_t * tokens = step.chain_tokens;
+        const double *  probs  = step.chain_probs;
+        for (int64_t chain = 0; chain < step.num_chains; tokens += step.chain_sizes[chain], probs += step.chain_sizes[chain], chain++) {
+            const int32_t root = step.chain_roots[chain];
+            int32_t parent = root;
+            for (int32_t i = 0; i < step.chain_sizes[chain]; i++) {
+                const double survival = nodes[parent].survival * probs[i];
+                if (survival < least) break;
+                nodes[parent].next = static_cast<int32_t>(nodes.size());
+                nodes.push_back({survival, probs[i], tokens[i], parent, root, i + 1, LOOKUP});
+                parent = nodes[parent].next;
+            }
+        }
+    }
+
+    // The heads, too, name a node of a chain: it fails to come only where both are wrong.
+    void agree(int32_t node, double prob) {
+        nodes[node].source = BOTH;
+        nodes[node].prob   = 1.0 - (1.0 - nodes[node].prob) * (1.0 - prob);
+        for (; node >= 0; node = nodes[node].next) nodes[node].survival = nodes[nodes[node].parent].survival * nodes[node].prob;
+    }
+
+    static double corrected(double stated, double odds) {
+        const double p = std::min(stated, MOST);
+        return p / (p + (1.0 - p) * odds);
+    }
+
+    // Notes what the next token will tell of the heads.
+    void test(size_t row, const int32_t * tokens, const float * stated, double odds) {
+        std::copy_n(tokens, step.num_tested, step.tested + row * step.num_tested);
+        step.tested_probs[row] = 0;
+        for (int64_t rank = 0; rank < step.num_tested; rank++) step.tested_probs[row] += corrected(stated[rank], odds);
+    }
+
+    // Takes new nodes into `ranked` and chooses.
+    void rank(double spent) {
+        const size_t known = ranked.size(), num_room = step.num_seconds - 1 - step.num_roots;
+        ranked.resize(nodes.size() - step.num_roots);
+        std::iota(ranked.begin() + known, ranked.end(), static_cast<int32_t>(known + step.num_roots));
+        sort(ranked);
+        if (0 < num_room && num_room <= ranked.size()) least_ranked = nodes[ranked[num_room - 1]].survival;
+        choose(spent);
     }
 
     // The number of drafts that brings most tokens a second: budget.choose.
@@ -157,10 +220,10 @@ private:
 
     double floor() const { return std::max(least_survival(step.num_roots), least_ranked); }
 
-    // Of the nodes from `first` on, those whose best guess below should pay for asking.
-    void deepen(int32_t first, double top) {
+    // Of the nodes that the heads named, those whose best guess below should pay for asking.
+    void deepen(const std::vector<int32_t> & named, double top) {
         const double price = least_survival(step.num_roots + step.num_drafts);
-        for (int32_t node = first; node < static_cast<int32_t>(nodes.size()); node++)
+        for (const int32_t node : named)
             if (nodes[node].depth < step.rooms[nodes[node].root]) level.push_back(node);
         sort(level);
         size_t best = 0;
@@ -247,10 +310,9 @@ template <class Fill> bool ask(const Heads & heads, bool nodes, size_t total, in
 }  // namespace
 
 // Chooses the drafts of `step`: `hidden` [num_asked][num_pairs][num_embd] and `tokens` [num_asked][num_pairs] are what
-// the heads read, `first` [num_asked][top_k] and `first_probs` become the stated guesses about the next token, `rows`
-// and `times` [num_heads] what each call was asked and the seconds that it took. The number of calls, -1 if one failed.
-EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const float * hidden, const int32_t * tokens,
-                                    int32_t * first, float * first_probs, int32_t * rows, double * times) {
+// the heads read, `rows` and `times` [num_heads] become what each call was asked and the seconds that it took. The number
+// of calls, -1 if one failed.
+EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const float * hidden, const int32_t * tokens, int32_t * rows, double * times) {
     using Clock = std::chrono::steady_clock;
     Choice choice(*step);
     Level  levels[2];
@@ -277,7 +339,6 @@ EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const floa
         rows[depth - 1] = static_cast<int32_t>(count), times[depth - 1] = seconds;
         cost.observe(count, seconds);
         spent += cost.at(count);
-        if (depth == 1) std::copy(level.tokens.begin(), level.tokens.end(), first), std::copy(level.probs.begin(), level.probs.end(), first_probs);
         choice.add(depth, level.tokens.data(), level.probs.data(), spent);
         if (!choice.num_wanted()) return choice.finish(), depth;
     }

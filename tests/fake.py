@@ -241,7 +241,9 @@ class FakeBackend:
             levels.append(Level(self.deepen(above.states[parents], tokens, depth), parents, tokens))
         return levels
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         raise AssertionError("the engine chooses what to draft")
 
     def check_sampling(self, params: SamplingParams) -> None:

@@ -162,7 +162,9 @@ class ReplayBackend:
             levels.append(Level(self._replace(level.guesses, places, depth), parents, tokens))
         return levels
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         """Never called: what the heads would choose by themselves is not what is replayed."""
         raise AssertionError("replayed drafts are chosen by the engine")
 

@@ -8,16 +8,16 @@ import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
-from gorgon.backend import Drafts
+from gorgon.backend import Drafts, Nodes
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation import best_first, budget
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.habit import Plan
 from gorgon.speculation.rows import Chain, ChainedRow, Row
-from gorgon.speculation.tree import MAX_NODES, DraftTree, Source, root_only, shape_of
+from gorgon.speculation.tree import DraftTree, Source, root_only, shape_of
 
 MARGIN = 1.02  # by which drafts must seem better than none
-_FROM_HEADS = (Source.ROOT, *[Source.HEADS] * MAX_NODES)
+_SOURCES = (Source.ROOT, Source.HEADS, Source.LOOKUP, Source.BOTH)  # as ``Nodes`` has them
 
 
 class DraftStep:
@@ -88,10 +88,8 @@ class DraftStep:
 
     @property
     def is_open(self) -> bool:
-        """Whether there are no drafts yet, and any number of them may be chosen."""
-        return (
-            self._plan is None and not self.chains and self._num_sure == self.candidates.num_roots
-        )
+        """Whether any number of drafts may be chosen, and none is fixed."""
+        return self._plan is None and self._num_sure == self.candidates.num_roots
 
     def take(self, drafts: Drafts) -> None:
         """Keep what was chosen elsewhere, in a step that ``is_open``."""
@@ -157,8 +155,11 @@ class DraftStep:
         Where a plan says how many, they are filled up to it.
         """
         if self._taken is not None:
-            roots = zip(self.candidates.tokens, self._taken.trees, strict=True)
-            return [_tree(root, *nodes) for root, nodes in roots]
+            roots, trees = self.candidates.tokens[: self._num_sure], self._taken.trees
+            return [
+                _tree(token, trees[root]) if root in trees else root_only(token)
+                for root, token in enumerate(roots)
+            ]
         fixed = range(self.candidates.num_roots, self._num_sure)
         chosen = self._ranked[: self.choice.num_drafts]
         if self._plan is not None:
@@ -178,11 +179,7 @@ class DraftStep:
         return added
 
 
-def _tree(
-    root: int, parents: tuple[int, ...], tokens: tuple[int, ...], probs: tuple[float, ...]
-) -> DraftTree:
-    """A tree of the heads' drafts, whose root is ``root``."""
-    if len(parents) == 1:
-        return root_only(root)
-    sources = _FROM_HEADS[: len(parents)]
-    return DraftTree(shape_of(parents), (root, *tokens[1:]), probs, sources)
+def _tree(root: int, nodes: Nodes) -> DraftTree:
+    """The tree of ``nodes`` whose root is the token ``root``."""
+    sources = tuple([_SOURCES[source] for source in nodes.sources])
+    return DraftTree(shape_of(nodes.parents), (root, *nodes.tokens[1:]), nodes.probs, sources)

@@ -59,8 +59,11 @@ class HeadsCalls:
 
     def draft(self, sequences: Seq[Sequence], terms: Terms) -> Drafts | None:
         """What conditioned heads draft for the step, where the backend does it by itself."""
+        tokens: list[int] = []
+        for sequence in sequences:
+            tokens += sequence.last_tokens(1 + self._backend.window)
         try:
-            found = self._backend.draft(draft_state(sequences, self._backend.window), terms)
+            found = self._backend.draft([s.hidden for s in sequences], tokens, terms)
         except GorgonError as error:
             logger.warning(_FAILED, error)
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 
-from gorgon.backend import Backend, Guesses, Terms
+from gorgon.backend import NUM_TESTED, Backend, Guesses, Terms
 from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.heads_calls import HeadsCalls
 from gorgon.engine.sequence import Sequence
@@ -15,7 +15,6 @@ from gorgon.speculation.rows import IndependentRow, Row, SearchedRow, searched
 from gorgon.speculation.survival import Correction
 from gorgon.speculation.tree import DraftTree, Source
 
-_TESTED_GUESSES = 3  # first guesses of the heads that are tested by the next token, drafted or not
 _TOP_RATE = 0.02  # of one step in the mean probability of best guesses by depth
 
 
@@ -57,15 +56,16 @@ class HeadsSource:
             _TOP_RATE,
             (propose.base, propose.per_row, propose.rate),
             (deepen.base, deepen.per_row, deepen.rate),
+            step.chains,
         )
         found = calls.draft(sequences, terms)
         if found is None:
             return False
-        for sequence, tokens, stated in zip(
-            sequences, found.first_tokens, found.first_probs, strict=True
+        count = len(found.tested) // len(sequences)
+        for i, (sequence, probability) in enumerate(
+            zip(sequences, found.tested_probs, strict=True)
         ):
-            probs = sequence.heads_correction.apply_each(stated[:_TESTED_GUESSES], 1)
-            _note_guesses(sequence, tokens, probs)
+            sequence.guesses = list(found.tested[i * count : (i + 1) * count]), probability
         step.take(found)
         return True
 
@@ -99,7 +99,7 @@ class HeadsSource:
 
     def _grow(self, step: DraftStep, rows: Mapping[int, Row]) -> None:
         for root, row in rows.items():
-            probs = row.first(_TESTED_GUESSES)
+            probs = row.first(NUM_TESTED)
             _note_guesses(step.sequences[root], row.tokens, probs)
         step.grow(dict(rows), self._calls.propose_cost.at(len(rows)))
 
@@ -192,4 +192,4 @@ class HeadsSource:
 
 def _note_guesses(sequence: Sequence, tokens: list[int], probs: list[float]) -> None:
     """Keep what the heads say of the next token, corrected, to learn from it."""
-    sequence.guesses = tokens[:_TESTED_GUESSES], sum(probs[:_TESTED_GUESSES])
+    sequence.guesses = tokens[:NUM_TESTED], sum(probs[:NUM_TESTED])

@@ -129,10 +129,12 @@ class LlamaBackend:
         assert self.heads is not None
         return self.heads.search(state)
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         """See ``Backend``."""
         assert self.heads is not None
-        return self.heads.draft(state, terms)
+        return self.heads.draft(states, tokens, terms)
 
     def check_sampling(self, params: SamplingParams) -> None:
         """See ``Backend``."""

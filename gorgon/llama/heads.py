@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -56,7 +57,9 @@ class Heads(Protocol):
     def drafts(self) -> bool:
         """See ``Backend``."""
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         """See ``Backend``."""
 
     def close(self) -> None:

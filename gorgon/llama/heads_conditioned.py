@@ -94,10 +94,12 @@ class ConditionedHeads:
         found = [self._search(hidden[piece], tokens[piece]) for piece in pieces(len(hidden))]
         return joined(found)
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         """See ``Backend``."""
         assert self._native is not None
-        return self._native.draft(state, terms)
+        return self._native.draft(states, tokens, terms)
 
     def _search(self, hidden: Floats, tokens: Ints) -> list[Level]:
         graph, count = self._beams.at_least(len(hidden)), len(hidden)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gorgon.backend import Drafts, DraftState, Nodes, Terms
+from gorgon.backend import NUM_TESTED, Drafts, Floats, Nodes, Terms
 from gorgon.errors import HeadsError
 from gorgon.llama.context import MAX_SEQUENCES
 from gorgon.llama.embeddings import Embeddings
@@ -23,6 +24,11 @@ from gorgon.llama.heads_weights import Device
 
 _MAX_ROWS = SIZES[-1]  # of a graph
 _MAX_ROOTS, _MAX_TOKENS = MAX_SEQUENCES, 4096  # of a step
+# Of ``struct Step``: what it is told, and what comes of it.
+_COUNTS = ("num_roots", "num_asked", "num_heads", "top_k", "num_tested", "num_seconds")
+_TOLD = ("asked", "rooms", "seconds", "shifts")
+_CHAINS = ("chain_roots", "chain_sizes", "chain_tokens", "chain_probs")
+_FOUND = ("tested", "tested_probs", "sizes", "parents", "tokens", "sources", "probs")
 _Build = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_bool, ctypes.c_int64)
 
 
@@ -59,14 +65,15 @@ class _Step(ctypes.Structure):
     """``struct Step``."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("num_roots", "num_asked", "num_heads", "top_k")),
-        ("num_seconds", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("asked", "rooms", "seconds", "shifts", "top")),
+        *((name, ctypes.c_int64) for name in _COUNTS),
+        *((name, ctypes.c_void_p) for name in (*_TOLD, "top")),
         *((name, ctypes.c_double) for name in ("top_rate", "least_gain")),
         *((name, ctypes.c_double * 3) for name in ("propose", "deepen")),
+        ("num_chains", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in _CHAINS),
         ("num_drafts", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("rate", "spent", "survival")),
-        *((name, ctypes.c_void_p) for name in ("sizes", "parents", "tokens", "probs")),
+        *((name, ctypes.c_void_p) for name in _FOUND),
     )
 
 
@@ -97,15 +104,23 @@ class NativeDrafts:
         self._ports = [(_Graph * (_MAX_ROWS + 1))() for _ in self._graphs]
         num_pairs, num_heads, top_k = 1 + info.window, info.num_heads, ranking.top_k
         self._hidden = np.empty((_MAX_ROOTS, num_pairs, info.num_embd), np.float32)
-        self._last = np.empty((_MAX_ROOTS, num_pairs), np.int32)
-        self._first = np.empty((_MAX_ROOTS, top_k), np.int32)
-        self._first_probs = np.empty((_MAX_ROOTS, top_k), np.float32)
+        self._last = _numbers("i", _MAX_ROOTS * num_pairs)
+        self._tested, self._tested_probs = (
+            _numbers("i", _MAX_ROOTS * NUM_TESTED),
+            _numbers("d", _MAX_ROOTS),
+        )
         self._rows, self._times = _numbers("i", num_heads), _numbers("d", num_heads)
         self._asked, self._rooms = _numbers("i", _MAX_ROOTS), _numbers("i", _MAX_ROOTS)
         self._seconds = _numbers("d", _MAX_TOKENS)
         self._shifts = _numbers("d", _MAX_ROOTS * num_heads)
+        self._chain_roots, self._chain_sizes = _numbers("i", _MAX_ROOTS), _numbers("i", _MAX_ROOTS)
+        self._chain_tokens, self._chain_probs = (
+            _numbers("i", _MAX_TOKENS),
+            _numbers("d", _MAX_TOKENS),
+        )
         self._sizes, self._probs = _numbers("i", _MAX_ROOTS), _numbers("d", _MAX_TOKENS)
         self._parents, self._tokens = _numbers("i", _MAX_TOKENS), _numbers("i", _MAX_TOKENS)
+        self._sources = _numbers("i", _MAX_TOKENS)
         self._heads = _Heads(
             backend=device.handle,
             roots=self._ports[0],
@@ -121,21 +136,27 @@ class NativeDrafts:
             token_map=ranking.token_map_address,
             maps=ranking.maps_address,
         )
-        self._step = _Step(num_heads=num_heads, top_k=top_k)
-        for name in ("asked", "rooms", "seconds", "shifts", "sizes", "parents", "tokens", "probs"):
+        num_tested = min(NUM_TESTED, top_k)
+        self._step = _Step(num_heads=num_heads, top_k=top_k, num_tested=num_tested)
+        for name in (*_TOLD, *_CHAINS, *_FOUND):
             setattr(self._step, name, _address(getattr(self, "_" + name)))
         self._arguments = (
             ctypes.addressof(self._heads),
             ctypes.addressof(self._step),
-            *(a.ctypes.data for a in (self._hidden, self._last, self._first, self._first_probs)),
+            self._hidden.ctypes.data,
+            _address(self._last),
             _address(self._rows),
             _address(self._times),
         )
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         """See ``Backend.draft``."""
         count = len(terms.asked)
-        self._hidden[:count], self._last[:count] = state.hidden, state.tokens
+        for place, pieces in zip(self._hidden, states, strict=False):
+            np.concatenate(pieces, out=place)
+        self._last[: len(tokens)] = array("i", tokens)
         self._order(terms)
         num_calls = self._draft(*self._arguments)
         if num_calls < 0:
@@ -148,19 +169,22 @@ class NativeDrafts:
             step.spent,
             step.survival,
             self._trees(len(terms.rooms)),
-            self._first[:count].tolist(),
-            self._first_probs[:count].tolist(),
+            self._tested[: count * step.num_tested].tolist(),
+            self._tested_probs[:count].tolist(),
             list(calls),
         )
 
-    def _trees(self, count: int) -> list[Nodes]:
-        """Parents, tokens and probabilities of the nodes of ``count`` trees."""
-        trees, first = [], 0
-        for size in self._sizes[:count]:
-            end = first + size
-            parents, tokens = self._parents[first:end], self._tokens[first:end]
-            trees.append((tuple(parents), tuple(tokens), tuple(self._probs[first:end])))
-            first = end
+    def _trees(self, count: int) -> dict[int, Nodes]:
+        """The trees below ``count`` roots that are more than these."""
+        trees, first = {}, 0
+        for root, size in enumerate(self._sizes[:count]):
+            if size > 1:
+                nodes = slice(first, first + size)
+                parents, tokens = tuple(self._parents[nodes]), tuple(self._tokens[nodes])
+                trees[root] = Nodes(
+                    parents, tokens, tuple(self._probs[nodes]), self._sources[nodes]
+                )
+            first += size
         return trees
 
     def _order(self, terms: Terms) -> None:
@@ -168,11 +192,19 @@ class NativeDrafts:
         step.num_roots, step.num_asked = len(terms.rooms), len(terms.asked)
         step.num_seconds, step.least_gain = len(terms.seconds), terms.least_gain
         step.propose[:], step.deepen[:] = terms.propose, terms.deepen
-        step.top, step.top_rate = _address(terms.top), terms.top_rate
+        step.top, step.top_rate = terms.top.buffer_info()[0], terms.top_rate
         self._asked[: len(terms.asked)] = array("i", terms.asked)
         self._rooms[: len(terms.rooms)] = array("i", terms.rooms)
         self._seconds[: len(terms.seconds)] = array("d", terms.seconds)
         self._shifts[: len(terms.shifts)] = array("d", terms.shifts)
+        step.num_chains = len(terms.chains)
+        first = 0
+        for i, (root, chain) in enumerate(terms.chains.items()):
+            end = first + len(chain[0])
+            self._chain_roots[i], self._chain_sizes[i] = root, end - first
+            self._chain_tokens[first:end] = array("i", chain[0])
+            self._chain_probs[first:end] = array("d", chain[1])
+            first = end
 
     def _build(self, nodes: bool, rows: int) -> bool:
         """Called by the library for a number of rows that it has not seen."""
@@ -191,9 +223,9 @@ def _ports(graph: Graph, nodes: bool) -> _Graph:
     return _Graph(graph.handle, pairs, *bias or (None,), state, *shares or (None,), found)
 
 
-def _numbers(code: str, size: int) -> array[Any]:
-    return array(code, [0]) * size
+def _numbers(code: str, size: int) -> memoryview[Any]:
+    return memoryview(array(code, [0]) * size)  # a view stays where it is
 
 
-def _address(numbers: array[Any]) -> int:
-    return numbers.buffer_info()[0]
+def _address(numbers: memoryview[Any]) -> int:
+    return np.frombuffer(numbers, np.uint8).ctypes.data

@@ -69,7 +69,9 @@ class MedusaHeads:
         """Never called; see ``searches``."""
         raise AssertionError("independent heads guess for all depths at once")
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         """Never called; see ``drafts``."""
         raise AssertionError("independent heads guess for all depths at once")
 

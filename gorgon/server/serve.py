@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from types import FrameType
@@ -15,7 +14,6 @@ import uvicorn
 
 from gorgon.config import EngineSettings, ServerSettings
 from gorgon.engine.worker import Worker, WorkerState
-from gorgon.errors import ConfigError
 from gorgon.server import logs
 from gorgon.server.app import Service, create_app
 
@@ -64,14 +62,15 @@ def run(engine: EngineSettings, server: ServerSettings) -> None:
     """Serve until interrupted.
 
     Raises:
-        GorgonError: when the model could not be loaded, the settings are unsafe, or the address
-            is taken.
+        GorgonError: when the model could not be loaded, or the settings are unsafe.
     """
     logs.set_up(server.log_format)
     app = create_app(engine, server)
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
+        host=server.host,
+        port=server.port,
         log_level="warning",
         log_config=None,
         timeout_graceful_shutdown=_LAST_WORDS,
@@ -82,28 +81,13 @@ def run(engine: EngineSettings, server: ServerSettings) -> None:
     watcher = threading.Thread(
         target=_announce, args=(service.worker, uvicorn_server, server), daemon=True
     )
-    listener = _bind(server.host, server.port)
     watcher.start()
     try:
-        uvicorn_server.run(sockets=[listener])
+        uvicorn_server.run()
     finally:
         _end_if_stuck(service.worker)
     if service.worker.error is not None:
         raise service.worker.error
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """The address, taken before the time that loading takes."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; give another --port or --host"
-        ) from error
-    return listener
 
 
 def _end_if_stuck(worker: Worker) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from gorgon.backend import Backend
+from gorgon.backend import Backend, DraftState
 from gorgon.config import EngineSettings
 from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.heads_calls import HeadsCalls
@@ -24,6 +24,7 @@ from gorgon.llama.heads_file import Knots
 from gorgon.request import Request
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.cost import CallCost
+from gorgon.speculation.rows import Chain
 from gorgon.speculation.survival import Correction
 from tests.llama.files import EMBD, VOCAB, conditioned_tensors, write_base, write_heads
 
@@ -63,6 +64,18 @@ class Case:
         self.trust, self.call = draw(st.floats(0.6, 1.0)), draw(st.floats(1e-6, 0.03))
         self.hidden = self.rng.normal(size=(self.count, 1 + heads.window, EMBD)).astype(np.float32)
         self.tokens = self.rng.integers(0, VOCAB, (self.count, 4)).tolist()
+        looked_up = draw(st.sets(st.integers(0, self.count - 1)))
+        self.chains = {root: self._chain(root) for root in sorted(looked_up)}
+
+    def _chain(self, root: int) -> Chain:
+        """Some tokens, the first of which the heads are likely to name."""
+        size = int(self.rng.integers(1, self.rooms[root] + 1))
+        tokens = self.rng.integers(0, VOCAB, size).tolist()
+        if root in self.asked and self.rng.random() < 0.7:
+            last = np.array([self.tokens[root][::-1][: 1 + self.heads.window]], np.int32)
+            named = self.heads.propose(DraftState(self.hidden[root : root + 1], last)).tokens
+            tokens[0] = int(named[0, 0, self.rng.integers(0, 3)])
+        return Chain(tokens, self.rng.uniform(0.2, 0.99, size).tolist())
 
     def draft(self, drafts: bool) -> tuple[DraftStep, list[Any], list[float]]:
         """The step, what the heads said of the next tokens, and what the source has learnt."""
@@ -74,6 +87,9 @@ class Case:
         candidates = Candidates([s.tokens[-1] for s in sequences], self.rooms)
         free = list(range(self.count))
         step = DraftStep(candidates, sequences, free, self.curve, trust=self.trust)
+        step.chains.update(self.chains)
+        if step.chains:
+            step.choose()
         assert source.add(step, self.asked)
         return step, [s.guesses for s in sequences], list(source._top)
 
@@ -109,6 +125,7 @@ def test_the_library_chooses_what_python_chooses(heads: Heads, data: st.DataObje
     reference, expected_guesses, expected_top = case.draft(drafts=False)
     assert step.trees() == reference.trees()
     event(f"{max(tree.shape.max_depth for tree in step.trees())} deep")
+    event(", ".join(sorted({source for tree in step.trees() for source in tree.sources})))
     event(f"{max(tree.shape.num_branches for tree in step.trees())} wide")
     assert step.choice.num_drafts == reference.choice.num_drafts
     assert step.choice.rate == pytest.approx(reference.choice.rate)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -233,16 +232,6 @@ def not_there(url: str) -> bool:
     except httpx.ConnectError:
         return True
     return False
-
-
-def test_a_taken_address_is_one_line_before_the_model_loads(files: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        with starting(files, subprocess.STDOUT, "--port", port) as server:
-            said, _ = server.communicate(timeout=60)
-    assert server.returncode == 1
-    assert len(said.splitlines()) == 1
-    assert f"gorgon: cannot listen on 127.0.0.1, port {port}: Address already in use" in said
 
 
 def test_the_grace_time_ends(files: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -56,7 +58,9 @@ class CountingHeads:
     def search(self, state: DraftState) -> list[Level]:
         raise AssertionError("not asked for")
 
-    def draft(self, state: DraftState, terms: Terms) -> Drafts:
+    def draft(
+        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+    ) -> Drafts:
         raise AssertionError("not asked for")
 
     def close(self) -> None:
