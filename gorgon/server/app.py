@@ -17,7 +17,7 @@ from gorgon.engine.worker import Worker
 from gorgon.errors import NotReadyError
 from gorgon.request import Mode
 from gorgon.server.docs import add_docs, describe
-from gorgon.server.events import unless_gone
+from gorgon.server.events import answered
 from gorgon.server.failures import add_error_handlers
 from gorgon.server.generation import Generator
 from gorgon.server.guard import BodyLimit, Keys, RequestLog
@@ -35,7 +35,6 @@ from gorgon.server.schemas import (
     StatusResponse,
 )
 
-CLIENT_GONE = 499
 DEFAULT_NAME = "smollm2-135m-instruct"
 
 
@@ -144,8 +143,7 @@ def create_app(engine: EngineSettings, server: ServerSettings) -> FastAPI:
 
 def _add_routes(app: FastAPI, service: Service) -> None:
     async def generate(request: Request, body: GenerateRequest, mode: Mode) -> Any:
-        answer = await unless_gone(service.generator.generate(body, mode), request)
-        return answer or Response(status_code=CLIENT_GONE)
+        return await answered(service.generator.generate(body, mode), request)
 
     @app.post("/generate/normal", response_model=GenerateResponse)
     async def generate_normal(request: Request, body: GenerateRequest) -> Any:
@@ -160,8 +158,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/compare", response_model=CompareResponse)
     async def compare(request: Request, body: GenerateRequest) -> Any:
         """Continue a prompt in both modes, one after the other."""
-        answer = await unless_gone(service.generator.compare(body), request)
-        return answer or Response(status_code=CLIENT_GONE)
+        return await answered(service.generator.compare(body), request)
 
     @app.get("/health", response_model=StatusResponse)
     async def health() -> StatusResponse:

@@ -15,6 +15,8 @@ from gorgon.errors import GorgonError
 
 T = TypeVar("T")
 
+_CLIENT_GONE = 499  # nginx's; nobody reads it but the log
+
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -31,6 +33,21 @@ async def unless_gone(work: Awaitable[T], request: Request) -> T | None:
         return task.result() if task.done() else None
     finally:
         await _end(task, gone)
+
+
+async def answered(work: Awaitable[T], request: Request) -> T | Response:
+    """What ``work`` gives; a status for the log once the client is gone."""
+    answer = await unless_gone(work, request)
+    return Response(status_code=_CLIENT_GONE) if answer is None else answer
+
+
+async def streamed(events: AsyncGenerator[bytes, None], request: Request) -> Response:
+    """A stream that begins with its first event: refusals before it keep their status."""
+    first = await unless_gone(anext(events), request)
+    if first is None:
+        await events.aclose()
+        return Response(status_code=_CLIENT_GONE)
+    return EventStream(first, events)
 
 
 async def _wait_gone(receive: Receive) -> None:

@@ -10,16 +10,16 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from gorgon import request as engine_request
-from gorgon.errors import GorgonError
+from gorgon.errors import GorgonError, NotReadyError
 from gorgon.llama.model import Model
 from gorgon.request import (
     MAX_SEED,
@@ -33,13 +33,11 @@ from gorgon.request import (
     StepResult,
     TreeTrace,
 )
-from gorgon.server.events import unless_gone
+from gorgon.server.events import streamed
 from gorgon.server.generation import Generator
 from gorgon.server.preparation import prepared
 from gorgon.server.schemas import TreePath
 from gorgon.server.text import Message, TextStream
-
-CLIENT_GONE = 499
 
 
 class LiveMessage(BaseModel):
@@ -124,48 +122,38 @@ def live_router(generator: Callable[[], Generator]) -> APIRouter:
         the model's own token after them). `end`: `finish` and the statistics. `error`: `code` and
         `message`, instead of `end`.
         """
-        events = _events(generator(), body)
-        first = await unless_gone(anext(events), request)
-        if first is None:
-            return Response(status_code=CLIENT_GONE)
-        return StreamingResponse(
-            _stream(first, events),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        return await streamed(_events(generator(), body), request)
 
     return router
 
 
-async def _stream(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _events(generator: Generator, body: LiveRequest) -> AsyncGenerator[bytes, None]:
     """All events; an error after the first becomes the last."""
-    async with contextlib.aclosing(events):  # type: ignore[type-var]
-        yield first
-        try:
-            async for event in events:
-                yield event
-        except GorgonError as error:
-            yield _event("error", {"code": error.code, "message": str(error)})
-
-
-async def _events(generator: Generator, body: LiveRequest) -> AsyncIterator[str]:
     model = generator.loaded.model
     turns = [Message(message.role, message.content) for message in body.messages]
     size = sum(len(turn.content) for turn in turns)
     request = body.for_engine(await prepared(size, lambda: generator.chat.encode(turns)))
     story = Story(model, time.perf_counter())
     began = False
-    async for result in generator.results(request):
+    try:
+        async with contextlib.aclosing(generator.results(request)) as results:
+            async for result in results:
+                if not began:
+                    yield _start(generator, request)
+                    began = True
+                if result.tokens:
+                    yield _event("step", story.step(result))
+                if result.finish is FinishReason.CANCELLED:
+                    raise NotReadyError("the server is stopping; try again later")
+                if result.finish is not None:
+                    yield _event("end", story.end(result.finish, result.stats or RequestStats()))
+    except GorgonError as error:
         if not began:
-            yield _start(generator, request)
-            began = True
-        if result.tokens:
-            yield _event("step", story.step(result))
-        if result.finish is not None:
-            yield _event("end", story.end(result.finish, result.stats or RequestStats()))
+            raise
+        yield _event("error", {"code": error.code, "message": str(error)})
 
 
-def _start(generator: Generator, request: engine_request.Request) -> str:
+def _start(generator: Generator, request: engine_request.Request) -> bytes:
     loaded, num_prompt = generator.loaded, len(request.prompt_ids)
     return _event(
         "start",
@@ -237,5 +225,5 @@ def _source(tree: TreeTrace, depth: int) -> str:
     return tree.sources[tree.path[depth]] if 0 < depth < len(tree.path) else "model"
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()

@@ -111,6 +111,18 @@ def test_a_reader_who_leaves_ends_the_request(page: FakePage) -> None:
     wait_idle(page)
 
 
+def test_a_server_that_stops_says_so_instead_of_an_end() -> None:
+    with serving() as page:
+        body = {"messages": TURN, "max_tokens": 3000}
+        with httpx.stream("POST", f"{page.url}/live", json=body, timeout=60) as reply:
+            chunks = reply.iter_text()
+            text = next(chunks)
+            page.worker.stop()
+            text += "".join(chunks)
+    assert "event: end" not in text
+    assert '"code":"not_ready"' in text.strip().rpartition("event: error")[2]
+
+
 def wait_idle(page: FakePage) -> None:
     deadline = time.monotonic() + 60
     while page.worker.num_open or page.worker.engine.has_work:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from gorgon.config import ServerSettings
-from gorgon.server.events import EventStream, unless_gone
+from gorgon.server.events import answered, streamed
 from gorgon.server.openai import answers
 from gorgon.server.openai.api import OpenAi
 from gorgon.server.openai.bodies import (
@@ -28,7 +28,6 @@ Answer = TypeVar("Answer", answers.ChatAnswer, answers.TextAnswer)
 
 logger = logging.getLogger("gorgon.server")
 
-CLIENT_GONE = 499
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
@@ -54,9 +53,9 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
         api = openai()
         job = await _prepared(request, lambda: api.job(body))
         if body.stream:
-            return await _stream(request, api.stream(job))
-        reply = await unless_gone(whole(api, job), request)
-        return Response(status_code=CLIENT_GONE) if reply is None else _noted(request, reply)
+            return await streamed(api.stream(job), request)
+        reply = await answered(whole(api, job), request)
+        return reply if isinstance(reply, Response) else _noted(request, reply)
 
     def _noted(request: Request, reply: Answer) -> Answer:
         request.state.facts |= {
@@ -121,12 +120,3 @@ def _note(request: Request, body: GenerationFields, settings: ServerSettings) ->
         request.state.facts["user"] = body.user
     if settings.log_prompts:
         logger.info("prompt %s", body.model_dump_json(exclude_none=True))
-
-
-async def _stream(request: Request, events: AsyncGenerator[bytes, None]) -> Response:
-    """A stream that begins with the first event: refusals before it keep their status."""
-    first = await unless_gone(anext(events), request)
-    if first is None:
-        await events.aclose()
-        return Response(status_code=CLIENT_GONE)
-    return EventStream(first, events)
