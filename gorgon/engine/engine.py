@@ -241,6 +241,8 @@ class Engine:
     def _accept(self, placement: Placement, output: Output) -> Accepted:
         sequence, tree, first = placement.sequence, placement.tree, placement.first_row
         request, sampler = sequence.request, sequence.sampler
+        if len(tree.tokens) == 1:
+            return Accepted((0,), (sampler.draw(output, first),))
 
         def draw(node: int) -> int:
             return sampler.draw(output, first + node)
@@ -248,7 +250,7 @@ class Engine:
         def is_last(token: int, count: int) -> bool:
             return count >= sequence.num_remaining or self._is_end(request, token)
 
-        if request.speculation.acceptance == "lossless" or len(tree) == 1:
+        if request.speculation.acceptance == "lossless":
             return accept_lossless(tree, draw, is_last)
         temperature = 1.0 if request.sampling.is_greedy else request.sampling.temperature
         return accept_typical(
