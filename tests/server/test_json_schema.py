@@ -79,6 +79,11 @@ def test_any_object_has_a_grammar() -> None:
         ({"enum": [1], "type": "string"}, "schema.enum"),
         ({"anyOf": [{"type": "null"}], "properties": {}}, "schema.properties"),
         ({"not": {}}, "schema.not"),
+        ({"properties": {"a": {}}, "required": [{}]}, "schema.required"),
+        ({"type": [{}]}, "schema.type"),
+        ({"const": float("nan")}, "schema holds nan"),
+        ({"enum": ["\ud800"]}, "schema holds '\\ud800'"),
+        ({"properties": {"\ud800": {}}}, "schema holds '\\ud800'"),
         ({"items": False}, None),
     ],
 )

@@ -91,11 +91,11 @@ def _chosen(functions: Sequence[Function], choice: Any) -> Sequence[Function]:
 def _grammar(
     form: ToolFormat, functions: Sequence[Function], *, is_forced: bool, parallel: bool
 ) -> str:
-    grammar = Grammar("tools")
+    grammar = Grammar()
     calls = []
     for i, function in enumerate(functions):
         schema = function.parameters or {"type": "object", "additionalProperties": False}
-        rule = grammar.add(schema, f"{i}.function.parameters")
+        rule = grammar.add(schema, f"tools.{i}.function.parameters")
         calls.append(form.body(function.name, rule))
     call = grammar.rule("call", " | ".join(calls))
     begin = literal(form.begin)
