@@ -89,8 +89,7 @@ class Level:
     tokens: Ints
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What the drafts of a step may cost, and how far the heads are believed.
 
     ``asked`` are the requests that the heads are asked about, ``rooms`` say how deep the tree of

@@ -132,7 +132,9 @@ class Engine:
         self.prompts.take_over()
         plan = self.scheduler.plan()
         results += self._prefill(plan.prompts)
-        decoding = [s for s in plan.decoding if s in self.scheduler.running]
+        decoding = plan.decoding
+        if results:  # the model may have failed on prompts
+            decoding = [s for s in decoding if s in self.scheduler.running]
         if decoding:
             results += self._decode(decoding)
         self.times.total = time.perf_counter() - began

@@ -154,8 +154,11 @@ class NativeDrafts:
     ) -> Drafts:
         """See ``Backend.draft``."""
         count = len(terms.asked)
-        for place, pieces in zip(self._hidden, states, strict=False):
-            np.concatenate(pieces, out=place)
+        for row, pieces in enumerate(states):
+            if len(pieces) == 1:
+                self._hidden[row] = pieces[0]
+            else:
+                np.concatenate(pieces, out=self._hidden[row])
         self._last[: len(tokens)] = array("i", tokens)
         self._order(terms)
         num_calls = self._draft(*self._arguments)
