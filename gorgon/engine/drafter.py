@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
 
 from gorgon.backend import Backend
 from gorgon.engine.draft_step import DraftStep
@@ -79,6 +80,7 @@ class Drafter:
         self._spell = 0  # steps in a row with drafts
         self._checks = 0  # steps without drafts to come, to see what these take
         self._look = 0.0  # seconds that looking took in this step, besides the heads
+        self._kept = 0  # drafts of this step, where their number is kept
         self._expected: tuple[float, float] | None = None  # tokens, seconds of this step's drafts
         self._inheritance = Inheritance()
         typical = float(cost.seconds(0.0)[1])
@@ -228,15 +230,17 @@ class Drafter:
         began = self._clock()
         most = len(sequences) + min(max_drafts, candidates.num_drafts + MAX_NODES - 1)
         num_sure, curve = len(candidates), self.cost.curve(context, most, len(sequences))
-        trust = self._hindsight.factor(len(sequences))
+        trust = partial(self._hindsight.factor, len(sequences))
         plan = self._habit.plan(num_sure, self.cost.last_size, curve, trust)
         step = DraftStep(candidates, sequences, free, curve, plan)
         if plan.width:
             self._from_lookup.add(step)
             if not self._add_heads(step):
                 step.choose()
+            self._habit.learn(num_sure, plan, step.survivals, step.spent)
+        if not plan.num_drafts:  # else looking belongs to what so many drafts cost
             self._look = self._clock() - began - self.heads.seconds
-            self._habit.learn(num_sure, plan, step.survivals, step.spent + self._look)
+        self._kept = plan.num_drafts
         return step
 
     def _add_fixed(self, candidates: Candidates, sequences: Seq[Sequence], max_drafts: int) -> None:
@@ -290,7 +294,7 @@ class Drafter:
         if self._expected is None:
             self._hindsight.forget(num_requests)
         else:
-            self._hindsight.learn(num_requests, self._expected, (tokens, seconds))
+            self._hindsight.learn(num_requests, self._expected, (tokens, seconds), self._kept)
 
     def learn(self, sequence: Sequence, tree: DraftTree, accepted: Accepted) -> None:
         """Compare what the sources stated with what came."""

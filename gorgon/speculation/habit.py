@@ -10,13 +10,16 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+Trust = Callable[[int], float]
 
 WIDTH = 16  # drafts looked at, at least, when a step is to teach
 _FIRST_LESSONS, _LESSONS = 3, 4  # before the first choice, and between later ones
 _RATE = 0.05  # of one teaching step in the mean yields
 _MARGIN = 1.05  # by which drafts must be better than none: a size is kept beyond its good stretch
+_BETTER = 1.02  # by which another size must be better than the one that is kept
 _INTERVAL = 16  # steps from one teaching step to the next
 _MAX_DOUBLINGS = 4  # of that, one for each choice to go on without drafts
 
@@ -66,14 +69,16 @@ class Habit:
         self._max_drafts = self._sizes[-1]
         self._records: dict[int, _Record] = {}
 
-    def plan(self, num_roots: int, last: int, seconds: Sequence[float], trust: float = 1.0) -> Plan:
+    def plan(
+        self, num_roots: int, last: int, seconds: Sequence[float], trust: Trust = lambda _: 1.0
+    ) -> Plan:
         """How many drafts the next step carries.
 
         Args:
             num_roots: requests in the step, one token each for sure.
             last: tokens of the step before.
             seconds: t(n) for n = 0, 1, ..., no change counted in; n beyond its end is impossible.
-            trust: what drafts really brought lately, over what was expected.
+            trust: what so many drafts really brought lately, over what was expected of them.
         """
         record = self._records.get(num_roots)
         if record is None:
@@ -103,17 +108,20 @@ class Habit:
         return record is None or record.undecided or record.kept > 0 or record.wait <= steps
 
     def _decide(
-        self, record: _Record, num_roots: int, last: int, seconds: Sequence[float], trust: float
+        self, record: _Record, num_roots: int, last: int, seconds: Sequence[float], trust: Trust
     ) -> None:
         """Keep the number of drafts that is best in the long run, a change to it counted in."""
         change = self._change / (_LESSONS * _INTERVAL)
         rates = {
-            count: _rate(record, count, num_roots, seconds, change * (num_roots + count != last))
+            count: (trust(count) if count else 1.0)
+            * _rate(record, count, num_roots, seconds, change * (num_roots + count != last))
             for count in self._counts(num_roots, len(seconds) - 1)
         }
         best = max(rates, key=rates.__getitem__)
-        record.gain = math.log(trust * rates[best] / rates[0])
-        record.kept = best if trust * rates[best] > _MARGIN * rates[0] else 0
+        if rates[best] < _BETTER * rates.get(record.kept, 0.0):
+            best = record.kept
+        record.gain = math.log(rates[best] / rates[0])
+        record.kept = best if rates[best] > _MARGIN * rates[0] else 0
         record.undecided = False
 
     def learn(self, num_roots: int, plan: Plan, survivals: Sequence[float], spent: float) -> None:

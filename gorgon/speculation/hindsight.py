@@ -26,25 +26,39 @@ class _Sums:
 
 
 class Hindsight:
-    """One record for each size of the batch, in powers of two."""
+    """One record for each size of the batch, in powers of two, and for each number of drafts
+    where that is kept over many steps."""
 
     def __init__(self) -> None:
-        self._records: dict[int, _Sums] = {}
+        self._records: dict[tuple[int, int], _Sums] = {}
 
-    def factor(self, num_requests: int) -> float:
-        """Real tokens/s over expected ones of steps that drafted, 1 at most."""
-        sums = self._records.get(num_requests.bit_length())
-        if sums is None or not sums.steps:
-            return 1.0
-        (tokens, seconds), (real_tokens, real_seconds) = sums.expected, sums.came
-        ratio = real_tokens / real_seconds / (tokens / seconds)
-        return min(1.0, math.exp(math.log(ratio) * sums.steps / (sums.steps + _TRUST)))
+    def factor(self, num_requests: int, kept: int = 0) -> float:
+        """Real tokens/s over expected ones of steps that drafted, 1 at most.
+
+        Args:
+            num_requests: in the step.
+            kept: its number of drafts; others that are kept say the less the less alike they are.
+        """
+        total, steps = 0.0, 0.0
+        for (size, other), sums in self._records.items():
+            if size == num_requests.bit_length() and sums.steps:
+                (tokens, seconds), (real_tokens, real_seconds) = sums.expected, sums.came
+                ratio = real_tokens / real_seconds / (tokens / seconds)
+                likeness = (min(kept, other) + 1.0) / (max(kept, other) + 1.0)
+                weight = sums.steps * likeness**2
+                total, steps = total + weight * math.log(ratio), steps + weight
+        return min(1.0, math.exp(total / (steps + _TRUST)))
 
     def learn(
-        self, num_requests: int, expected: tuple[float, float], came: tuple[float, float]
+        self,
+        num_requests: int,
+        expected: tuple[float, float],
+        came: tuple[float, float],
+        kept: int = 0,
     ) -> None:
         """Note the tokens and seconds of a step that drafted."""
-        sums = self._records.setdefault(num_requests.bit_length(), _Sums())
+        self._age(num_requests, kept)
+        sums = self._records.setdefault((num_requests.bit_length(), kept), _Sums())
         sums.steps = _MEMORY * sums.steps + 1.0
         for known, new in ((sums.expected, expected), (sums.came, came)):
             known[0] = _MEMORY * known[0] + new[0]
@@ -52,6 +66,10 @@ class Hindsight:
 
     def forget(self, num_requests: int) -> None:
         """Note a step without drafts: what is known of drafting grows old."""
-        sums = self._records.get(num_requests.bit_length())
-        if sums is not None:
-            sums.steps *= _OBLIVION
+        self._age(num_requests, -1)
+
+    def _age(self, num_requests: int, but: int) -> None:
+        """Make what was not seen in a step older, all except ``but`` drafts."""
+        for (size, kept), sums in self._records.items():
+            if size == num_requests.bit_length() and kept != but:
+                sums.steps *= _OBLIVION

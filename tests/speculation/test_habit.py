@@ -98,3 +98,29 @@ def test_it_rests_between_lessons_where_nothing_is_kept() -> None:
     assert rests >= 10
     assert habit.plan(1, 1, FLAT).teaches, "the lesson that was due"
     assert not teach(Habit(0.5, SIZES), LIKELY).rests(1), "drafts are kept"
+
+
+def test_sizes_that_brought_less_than_expected_give_way() -> None:
+    habit = teach(Habit(0.5, SIZES), LIKELY)
+    assert habit.plan(1, 8, FLAT).num_drafts == 7
+    teach(habit, LIKELY, lessons=4)
+    assert habit.plan(1, 8, FLAT, lambda drafts: 0.8 if drafts >= 7 else 1.0).num_drafts == 6
+
+
+def test_another_size_must_be_clearly_better_than_the_one_that_is_kept() -> None:
+    habit = teach(Habit(0.0, SIZES), LIKELY)
+    assert habit.plan(1, 8, FLAT).num_drafts == 7
+    for factor, kept in ((0.94, 7), (0.85, 6)):
+        teach(habit, LIKELY, lessons=4)
+        trust = _Below(7, factor)
+        assert habit.plan(1, 8, FLAT, trust).num_drafts == kept
+
+
+class _Below:
+    """Sizes from ``first`` on brought ``factor`` of what was expected."""
+
+    def __init__(self, first: int, factor: float) -> None:
+        self.first, self.factor = first, factor
+
+    def __call__(self, drafts: int) -> float:
+        return self.factor if drafts >= self.first else 1.0

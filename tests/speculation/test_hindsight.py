@@ -49,3 +49,17 @@ def test_gains_that_do_not_reach_the_margin_are_left() -> None:
     found = budget.choose(survivals, 1, seconds, least_gain=1.1)
     assert (found.num_drafts, found.rate) == (0, 1.0)
     assert budget.choose(survivals, 1, seconds, least_gain=1.02).num_drafts == 1
+
+
+def test_what_one_kept_number_of_drafts_brought_says_something_of_others_like_it() -> None:
+    hindsight = Hindsight()
+    for _ in range(60):
+        hindsight.learn(1, (3.0, 1.0), (2.0, 1.0), kept=15)
+    factors = [hindsight.factor(1, kept) for kept in (15, 11, 7, 1)]
+    assert factors == sorted(factors)
+    assert factors[0] < 0.8
+    assert factors[-1] > 0.95
+    for _ in range(600):
+        hindsight.learn(1, (2.0, 1.0), (2.0, 1.0), kept=7)
+    assert hindsight.factor(1, 15) > 0.9, "it is tried again"
+    assert hindsight.factor(1, 7) > 0.97
