@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gorgon.llama import kernels
-from tests.native.conftest import BARRIER, AttentionArgs, Native, Worker, pointer
+from tests.native.conftest import BARRIER, AttentionArgs, Native, Soon, Worker, pointer
 from tests.native.references import F16, WEIGHT_TYPES, random_blocks
 
 COLUMNS, CACHED_ROWS, MEMORY_ROWS = 1536, 512, 49152
@@ -76,7 +76,9 @@ def time_attention(native: Native, isa: str, cells: int, n: int) -> float:
     )  # fmt: skip
     of = native.of(isa)
     scratch = np.empty(of.attention_scratch(ctypes.byref(args), 1), np.uint8)
-    worker = Worker(0, 1, scratch.ctypes.data, BARRIER(lambda _pool: None), None)
+    soon = Soon()
+    barrier = BARRIER(lambda _pool: None)
+    worker = Worker(0, 1, scratch.ctypes.data, barrier, None, ctypes.addressof(soon))
     return least_ns(lambda: of.attend(ctypes.byref(args), ctypes.byref(worker)), 60)
 
 

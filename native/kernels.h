@@ -29,12 +29,18 @@ struct Attention {
 constexpr int MAX_HEAD_DIM = 256;  // dim_k, dim_v: multiples of 32 up to here
 constexpr int MAX_HEAD_GROUP = 32;  // query heads per KV head
 
+// Memory that a thread will read before long, and fetches while it leaves the memory idle.
+struct Soon {
+    const char *at = nullptr, *end = nullptr;
+};
+
 // One of `count` threads, all of which make the same call.
 struct Worker {
     int    index, count;
     char * scratch;  // the same memory for all
     void (*barrier)(void * pool);
     void * pool;
+    Soon * soon;
 };
 
 struct Kernels {

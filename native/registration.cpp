@@ -45,6 +45,32 @@ bool is_product(const ggml_tensor * op) {
            x->nb[0] == sizeof(float) && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op) && on_host(x);
 }
 
+// The weights that a thread reads next are those that followed the last time. Their beginning is fetched while other
+// operations are computed, which leave the memory idle. Only time depends on it: a fetch from lost weights does no harm.
+class NextWeights {
+  public:
+    void begin(const char * weights, Soon share) {  // of a product, from which this thread reads a share
+        *last = share;
+        last = &followers[reinterpret_cast<uintptr_t>(weights) * 0x9E3779B97F4A7C15u >> 52];
+        soon = {};
+    }
+
+    void end() { soon = {last->at, std::min(last->end, last->at + ROOM)}; }
+
+    void fetch() {
+        for (const char * stop = std::min(soon.end, soon.at + AT_ONCE); soon.at < stop; soon.at += 64) __builtin_prefetch(soon.at, 0, 2);
+    }
+
+    Soon soon;
+
+  private:
+    static constexpr size_t ROOM = 256 * 1024, AT_ONCE = 4096;  // of the L2 cache; for each operation
+
+    Soon   followers[4096];  // by weights; where two meet, one is wrong
+    Soon * last = followers;
+};
+thread_local NextWeights next_weights;
+
 // Few activations: every thread quantises all of them for itself, which is cheaper than to wait for the others.
 constexpr int64_t FEW = 12288;
 
@@ -59,6 +85,10 @@ struct Product : ggml::cpu::tensor_traits {
         if (params->ith == 0) num_products++;
         const ggml_tensor *w = op->src[0], *x = op->src[1];
         const int64_t columns = w->ne[0], groups = w->ne[1] / GROUP, n = ggml_nrows(x), blocks = columns / BLOCK;
+        const int64_t first = groups * params->ith / params->nth, last = groups * (params->ith + 1) / params->nth;
+        const auto * weights = static_cast<const char *>(w->data);
+        const size_t group = group_bytes(*find_layout(w->type), columns);
+        next_weights.begin(weights, {weights + first * group, weights + last * group});
         const bool few = n * columns <= FEW;
         auto * activations = reinterpret_cast<Activation *>(params->wdata) + (few ? params->ith * n * blocks : 0);
         // shares of all threads, cut anywhere, so that one long row is shared, too
@@ -70,8 +100,8 @@ struct Product : ggml::cpu::tensor_traits {
             kernels->quantize(w->type, reinterpret_cast<const float *>(row) + (b - j * blocks) * BLOCK, (end - b) * BLOCK, activations + b);
         }
         if (!few) ggml_barrier(params->threadpool);
-        kernels->multiply(w->type, w->data, columns, groups * params->ith / params->nth, groups * (params->ith + 1) / params->nth,
-                          activations, n, static_cast<float *>(op->data), w->ne[1]);
+        kernels->multiply(w->type, w->data, columns, first, last, activations, n, static_cast<float *>(op->data), w->ne[1]);
+        next_weights.end();
         return true;
     }
 } product;
@@ -140,7 +170,7 @@ struct FewQueries : ggml::cpu::tensor_traits {
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         if (params->ith == 0) num_attentions++;
         const auto barrier = [](void * pool) { ggml_barrier(static_cast<ggml_threadpool *>(pool)); };
-        kernels->attend(describe(op), {params->ith, params->nth, static_cast<char *>(params->wdata), barrier, params->threadpool});
+        kernels->attend(describe(op), {params->ith, params->nth, static_cast<char *>(params->wdata), barrier, params->threadpool, &next_weights.soon});
         return true;
     }
 } few_queries;
@@ -173,6 +203,7 @@ struct Registration : ggml::cpu::extra_buffer_type {
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
+        next_weights.fetch();
         switch (op->op) {
             case GGML_OP_MUL_MAT: return is_product(op) ? &product : nullptr;
             case GGML_OP_GET_ROWS: return is_rows(op) ? &rows : nullptr;

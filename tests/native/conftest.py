@@ -58,7 +58,14 @@ class Worker(ctypes.Structure):
         ("scratch", ctypes.c_void_p),
         ("barrier", BARRIER),
         ("pool", ctypes.c_void_p),
+        ("soon", ctypes.c_void_p),
     )
+
+
+class Soon(ctypes.Structure):
+    """``struct Soon`` of native/kernels.h."""
+
+    _fields_ = (("at", ctypes.c_void_p), ("end", ctypes.c_void_p))
 
 
 _INT, _LONG, _FLOAT, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -168,7 +175,10 @@ class Native:
         called = BARRIER(wait)
 
         def work(index: int) -> None:
-            worker = Worker(index, threads, scratch.ctypes.data, called, None)
+            soon = Soon(scratch.ctypes.data, scratch.ctypes.data + scratch.nbytes)
+            worker = Worker(
+                index, threads, scratch.ctypes.data, called, None, ctypes.addressof(soon)
+            )
             of.attend(ctypes.byref(args), ctypes.byref(worker))
 
         with ThreadPoolExecutor(threads) as pool:
