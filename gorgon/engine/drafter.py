@@ -155,7 +155,8 @@ class Drafter:
         num_sure = len(candidates)
         choose = self._choose if self._habit is None else self._keep_size
         step = choose(candidates, sequences, free, context, limits.drafts)
-        if num_sure == len(free) and (step.choice.num_drafts or step.spent):
+        looked = step.choice.num_drafts or (step.spent and self._habit is None)
+        if num_sure == len(free) and looked:
             self._expected = step.expected()
         return step.trees()
 

@@ -19,7 +19,7 @@ WIDTH = 16  # drafts looked at, at least, when a step is to teach
 _FIRST_LESSONS, _LESSONS = 3, 4  # before the first choice, and between later ones
 _RATE = 0.05  # of one teaching step in the mean yields
 _MARGIN = 1.05  # by which drafts must be better than none: a size is kept beyond its good stretch
-_BETTER = 1.02  # by which another size must be better than the one that is kept
+_BETTER = 1.03  # by which another size must be better than the one that is kept
 _INTERVAL = 16  # steps from one teaching step to the next
 _MAX_DOUBLINGS = 4  # of that, one for each choice to go on without drafts
 

@@ -45,7 +45,7 @@ class Hindsight:
                 (tokens, seconds), (real_tokens, real_seconds) = sums.expected, sums.came
                 ratio = real_tokens / real_seconds / (tokens / seconds)
                 likeness = (min(kept, other) + 1.0) / (max(kept, other) + 1.0)
-                weight = sums.steps * likeness**2
+                weight = sums.steps * likeness
                 total, steps = total + weight * math.log(ratio), steps + weight
         return min(1.0, math.exp(total / (steps + _TRUST)))
 

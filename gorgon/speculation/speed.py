@@ -13,6 +13,8 @@ _TOGETHER = 0.004**2  # variance that a step adds to both logarithms,
 _APART = 0.004**2  # and to each
 _SINCE = 0.1**2  # variance of the machine's speed since it was measured,
 _FIRST_PLAIN, _FIRST_DRAFTED = 0.05**2, 0.15**2  # and of each: a measurement knows no drafting
+_FORGET = 1 / 400  # of what drafted steps take beyond plain ones, for each plain step: one bad
+# spell, when a GPU captures its first graphs or something else runs, must not end drafting for good
 _MOST_MOVE = 0.1  # of a logarithm by one step, which may have been interrupted
 
 
@@ -46,6 +48,8 @@ class Speeds:
         total = (own if drafted else plain) + noise
         self.plain += _limited(by_plain / total * error)
         self.drafted += _limited(by_drafted / total * error)
+        if not drafted:
+            self.drafted += _FORGET * (self.plain - self.drafted)
         self._plain_variance = plain - by_plain * by_plain / total
         self._drafted_variance = own - by_drafted * by_drafted / total
         self._covariance = common - by_plain * by_drafted / total

@@ -58,7 +58,7 @@ def test_what_one_kept_number_of_drafts_brought_says_something_of_others_like_it
     factors = [hindsight.factor(1, kept) for kept in (15, 11, 7, 1)]
     assert factors == sorted(factors)
     assert factors[0] < 0.8
-    assert factors[-1] > 0.95
+    assert factors[-1] > 0.9
     for _ in range(600):
         hindsight.learn(1, (2.0, 1.0), (2.0, 1.0), kept=7)
     assert hindsight.factor(1, 15) > 0.9, "it is tried again"

@@ -56,6 +56,17 @@ def test_what_was_not_seen_lately_is_in_doubt_until_it_is_seen() -> None:
     assert speeds.doubt < 0.6 * late
 
 
+def test_a_bad_spell_of_drafted_steps_is_forgotten_while_nobody_drafts() -> None:
+    speeds = Speeds()
+    run(speeds, 50, 1.0, drafted=False)
+    run(speeds, 10, 2.0, drafted=True)
+    assert math.exp(speeds.drafted) > 1.5
+    run(speeds, 100, 1.0, drafted=False)
+    assert math.exp(speeds.drafted) > 1.3, "not at once"
+    run(speeds, 900, 1.0, drafted=False)
+    assert math.exp(speeds.drafted) < 1.1
+
+
 def test_one_step_moves_it_little() -> None:
     speeds = Speeds()
     speeds.observe(50.0, NOISE, drafted=False)
