@@ -5,10 +5,12 @@
 Heads that answer at once from fixed tables stand in for real ones. On a processor every step
 chooses; t(n) is given so that some drafts a request pay, and conditioned heads are asked depth by
 depth. On a GPU steps keep a size of 16 tokens with one request and of 6 a request with more, and
-conditioned heads search. The texts hold no token twice, or repeat themselves so that lookups draft
-16 tokens in every step. Reported are the rows of a step, the median and quartiles of the choice,
-and the median of the learning after it, in milliseconds a step. With a pause before each choice, in
-which nothing but the clock is read, other users of the processor's caches have time to empty them.
+conditioned heads search. On a processor the native library chooses for conditioned heads, in the
+call that asks them: what is timed here is Python's way, for where there is no library. The texts
+hold no token twice, or repeat themselves so that lookups draft 16 tokens in every step. Reported
+are the rows of a step, the median and quartiles of the choice, and the median of the learning after
+it, in milliseconds a step. With a pause before each choice, in which nothing but the clock is read,
+other users of the processor's caches have time to empty them.
 """
 
 from __future__ import annotations

@@ -51,3 +51,10 @@ def test_new_requests_start_where_others_of_their_kind_ended() -> None:
         inheritance.end("greedy", ended)
     assert inheritance.start("greedy").common == pytest.approx(-2.0, abs=0.2)
     assert inheritance.start("sampled").common == 0.0
+
+
+def test_shifts_of_all_depths_are_those_of_each() -> None:
+    correction = Correction()
+    for depth in (1, 1, 2, 16):
+        correction.learn(0.3, depth, True)
+    assert correction.shifts(16) == [correction.shift(depth) for depth in range(1, 17)]
