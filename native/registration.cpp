@@ -55,16 +55,17 @@ class NextWeights {
         soon = {};
     }
 
-    void end() { soon = {last->at, std::min(last->end, last->at + ROOM)}; }
+    void end() { soon = {last->at, last->at + std::min(last->end - last->at, ROOM)}; }
 
     void fetch() {
-        for (const char * stop = std::min(soon.end, soon.at + AT_ONCE); soon.at < stop; soon.at += 64) __builtin_prefetch(soon.at, 0, 2);
+        for (int line = 0; line < AT_ONCE && soon.at < soon.end; line++, soon.at += 64) __builtin_prefetch(soon.at, 0, 2);
     }
 
     Soon soon;
 
   private:
-    static constexpr size_t ROOM = 256 * 1024, AT_ONCE = 4096;  // of the L2 cache; for each operation
+    static constexpr ptrdiff_t ROOM = 256 * 1024;  // of the L2 cache
+    static constexpr int AT_ONCE = 64;  // lines for each operation
 
     Soon   followers[4096];  // by weights; where two meet, one is wrong
     Soon * last = followers;
