@@ -92,15 +92,21 @@ class StepCost:
         return self._last
 
     def seconds(self, context: float) -> Floats:
-        """t(n) of one request in seconds, shape [max_tokens + 1]; t(0) is 0."""
-        return np.array(self.curve(context, self.max_tokens))
+        """t(n) of one request in seconds, shape [max_tokens + 1]; t(0) is 0.
+
+        Unlike ``curve`` for any thread: it keeps nothing.
+        """
+        measured, curve = self._at(context), np.zeros(self.max_tokens + 1)
+        curve[1:] = measured * np.exp(np.add(self._deviation, self._speeds.drafted))
+        curve[1] = measured[0] * math.exp(self._speeds.plain)
+        return curve
 
     def doubt(self) -> float:
         """Standard deviation of the log ratio between what plain and drafted steps take."""
         return self._speeds.doubt
 
     def curve(self, context: float, most: int, num_requests: int = 1) -> list[float]:
-        """t(0) to t(``most``) in seconds, or as far as known.
+        """t(0) to t(``most``) in seconds, or as far as known; much faster than ``seconds``.
 
         Args:
             context: cells that a token's attention reads.

@@ -91,10 +91,9 @@ class Habit:
 
     def rests(self, num_roots: int) -> bool:
         """Whether the next step carries no drafts and teaches nothing; then it needs no plan."""
-        record = self._records.get(num_roots)
-        if record is None or record.undecided or record.kept or record.wait <= 1:
+        if self.drafts_within(num_roots, 1):
             return False
-        record.wait -= 1
+        self._records[num_roots].wait -= 1
         return True
 
     def gain(self, num_requests: int) -> float:

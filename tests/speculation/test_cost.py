@@ -28,6 +28,25 @@ def test_contexts_are_interpolated_and_continued(context: int, factor: float) ->
     assert StepCost(line(), 4).seconds(context)[1] == pytest.approx(10 * factor)
 
 
+class Watched(StepCost):
+    """Another thread asks for ``seconds`` in the middle of everything."""
+
+    def _more_for(self, num_requests: int) -> float:
+        self.seconds(1000)
+        return super()._more_for(num_requests)
+
+
+def test_what_others_ask_for_meanwhile_changes_nothing() -> None:
+    alone, watched = StepCost(line(), 16), Watched(line(), 16)
+    for _ in range(5):
+        for size, requests in ((1, 1), (4, 4), (6, 4)):
+            for cost in (alone, watched):
+                cost.observe(size, 0, 15.0, requests)
+    for requests in (1, 4):
+        assert watched.curve(0, 16, requests) == alone.curve(0, 16, requests)
+    assert list(alone.seconds(0)) == pytest.approx(alone.curve(0, 16))
+
+
 def test_a_machine_that_slows_down_moves_the_whole_curve() -> None:
     cost = StepCost(line(), 16)
     for _ in range(200):
