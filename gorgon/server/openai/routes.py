@@ -43,6 +43,14 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> APIRouter:
     """Everything that speaks OpenAI's protocol; ``openai`` raises while there is no model."""
     router = APIRouter()
+    router.include_router(_answering(openai, settings))
+    router.include_router(_describing(openai))
+    return router
+
+
+def _answering(openai: Callable[[], OpenAi], settings: ServerSettings) -> APIRouter:
+    """Chats and completions."""
+    router = APIRouter()
 
     async def generate(
         request: Request,
@@ -75,6 +83,13 @@ def openai_router(openai: Callable[[], OpenAi], settings: ServerSettings) -> API
     async def completions(request: Request, body: CompletionRequest) -> Any:
         """Continue a text as it stands, or several; with ``stream`` as server-sent events."""
         return await generate(request, body, OpenAi.complete)
+
+    return router
+
+
+def _describing(openai: Callable[[], OpenAi]) -> APIRouter:
+    """The model and its tokens."""
+    router = APIRouter()
 
     @router.get("/v1/models", response_model=answers.ModelList)
     async def models() -> answers.ModelList:
