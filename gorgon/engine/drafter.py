@@ -94,9 +94,11 @@ class Drafter:
         """The tree that a request insists on; None when the drafter may choose.
 
         Raises:
-            RequestError: when its tree needs heads or guesses that there are not.
+            RequestError: when its tree needs heads or guesses that there are not, or its mode none.
         """
         if speculation.mode == "normal":
+            if speculation.tree is not None:
+                raise RequestError("mode 'normal' drafts nothing; leave the tree out", field="tree")
             return ROOT_SHAPE
         if speculation.tree is None:
             if speculation.mode == "fixed":

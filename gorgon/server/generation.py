@@ -152,7 +152,14 @@ class Generator:
             raise TimeLimitError(f"not done after {limit:g} s; ask for less") from error
 
     async def generate(self, body: GenerateRequest, mode: Mode) -> GenerateResponse:
-        """One generation as it goes over the wire."""
+        """One generation as it goes over the wire.
+
+        Raises:
+            RequestError: when plain decoding is to draft a tree.
+            GorgonError: see ``run``.
+        """
+        if mode == "normal" and body.tree is not None:
+            raise RequestError("plain decoding drafts nothing; leave the tree out", "tree")
         generation = await self.run(body, mode)
         return describe(generation, self.plain_time(generation), mode)
 

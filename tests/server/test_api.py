@@ -48,6 +48,15 @@ def test_health_and_readiness(client: TestClient) -> None:
     assert ready.json()["heads"] == 4
 
 
+def test_plain_decoding_refuses_a_tree(client: TestClient) -> None:
+    tree = [[0], [0, 0]]
+    reply = client.post("/generate/normal", json={"prompt": "x", "tree": tree})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tree")
+    body = {"prompt": "x", "speculation": {"mode": "normal", "tree": tree}, "max_tokens": 2}
+    reply = client.post("/v1/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tree")
+
+
 def test_normal_answers_carry_what_was_promised(client: TestClient) -> None:
     answer = post(client, "/generate/normal", prompt=PROMPT, max_length=16)
     assert answer["tokens_generated"] == 16
