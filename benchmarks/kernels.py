@@ -42,7 +42,7 @@ def quiet(_level: int, _text: bytes, _data: object) -> None:
 
 
 class Session:
-    """One model and context, with our kernels or without, filled with ``context`` tokens."""
+    """One model and cache, with our kernels or without, holding ``texts`` of ``context`` tokens."""
 
     def __init__(
         self,
@@ -53,8 +53,10 @@ class Session:
         context: int,
         threads: int,
         cache: str = "f16",
+        texts: int = 1,
     ) -> None:
-        self.weights, self.attention, self.context = weights, attention, context
+        self.weights, self.attention = weights, attention
+        self.context, self.texts = context, texts
         kernels.take(weights=weights, attention=attention)
         started = time.perf_counter()
         params = llama.llama_model_default_params()
@@ -66,7 +68,7 @@ class Session:
             raise SystemExit(f"cannot load {path}")
         self.load_seconds = time.perf_counter() - started
         options = llama.llama_context_default_params()
-        options.n_ctx = options.n_batch = max(1024, context + 512)
+        options.n_ctx = options.n_batch = max(1024, texts * context + 512)
         options.n_ubatch = 512
         options.n_threads = options.n_threads_batch = threads
         options.n_seq_max, options.kv_unified = 32, True
@@ -76,9 +78,11 @@ class Session:
         self.memory = llama.llama_get_memory(self.handle)
         self.num_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model))
         tokens = np.random.default_rng(0).integers(100, self.num_vocab, context)
-        for first in range(0, context, 512):
-            part = tokens[first : first + 512]
-            self.decode(part, range(first, first + len(part)), outputs=False)
+        for text in range(texts):
+            for first in range(0, context, 512):
+                part = tokens[first : first + 512]
+                positions = range(first, first + len(part))
+                self.decode(part, positions, [[text]] * len(part), outputs=False)
 
     def decode(
         self,
@@ -119,8 +123,15 @@ class Session:
         )
 
     def step(self, n: int) -> float:
-        """Milliseconds of n tokens behind the context, which stays as it was."""
-        elapsed = self.decode(range(1000, 1000 + n), range(self.context, self.context + n))
+        """Milliseconds of n tokens behind the context, which stays as it was.
+
+        They are n of one text, or one of each of n texts.
+        """
+        if self.texts == 1:
+            elapsed = self.decode(range(1000, 1000 + n), range(self.context, self.context + n))
+        else:
+            each = [[text] for text in range(n)]
+            elapsed = self.decode(range(1000, 1000 + n), [self.context] * n, each)
         self.rewind()
         return elapsed
 

@@ -3,7 +3,8 @@
     python -m benchmarks.kernels_in_turns MODEL.gguf OLD.so NEW.so --context 1024 --batches 1 4 8
 
 Each build has a process of its own with the same model and context; they take turns of five decodes
-of n tokens, the first of which does not count. Prints medians and least times in ms, and the median
+of n tokens, the first of which does not count: of n tokens of one text, or with ``--texts`` of one
+token of each of n texts. Prints medians and least times in ms, and the median
 over the turns of a build's time in parts of the first one's.
 """
 
@@ -29,11 +30,11 @@ DECODES = 4
 class Build:
     """A process that decodes with one library."""
 
-    def __init__(self, library: Path, model: Path, context: int) -> None:
+    def __init__(self, library: Path, model: Path, context: int, texts: int) -> None:
         self.name = str(library)
         command = [sys.executable, "-m", "benchmarks.kernels_in_turns", str(model)]
         self.process = subprocess.Popen(
-            [*command, "--decode", "--context", str(context)],
+            [*command, "--decode", "--context", str(context), "--texts", str(texts)],
             env={**os.environ, "GORGON_KERNELS_LIBRARY": str(library)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -58,14 +59,14 @@ class Build:
         return line
 
 
-def decode(model: Path, context: int) -> None:
+def decode(model: Path, context: int, texts: int) -> None:
     """What a Build's process does."""
     llama.llama_log_set(quiet, None)
     llama.llama_backend_init()
     status = kernels.load()
     if not status.active:
         raise SystemExit(status.reason)
-    session = Session(model, weights=True, attention=True, context=context, threads=2)
+    session = Session(model, weights=True, attention=True, context=context, threads=2, texts=texts)
     print(status.isa, flush=True)
     for line in sys.stdin:
         session.step(int(line))
@@ -80,13 +81,15 @@ def main() -> None:
     parser.add_argument("libraries", nargs="*", type=Path)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--texts", type=int, default=1, help="of --context tokens each, up to 32")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--decode", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.decode:
-        decode(arguments.model, arguments.context)
+        decode(arguments.model, arguments.context, arguments.texts)
         return
-    builds = [Build(path, arguments.model, arguments.context) for path in arguments.libraries]
+    shape = arguments.model, arguments.context, arguments.texts
+    builds = [Build(path, *shape) for path in arguments.libraries]
     times: dict[int, list[list[list[float]]]] = {n: [] for n in arguments.batches}
     end = time.monotonic() + arguments.seconds
     while time.monotonic() < end:

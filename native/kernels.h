@@ -24,6 +24,7 @@ struct Attention {
     int          num_queries, num_heads, num_kv_heads, num_cells, dim_k, dim_v;
     float        scale;
     const int32_t * positions;  // [num_cells] of the cells' tokens in their texts, or nullptr
+    uint64_t     seen_as;  // calls of a thread with the same number have the same masks; 0: nothing is known
 };
 
 constexpr int MAX_HEAD_DIM = 256;  // dim_k, dim_v: multiples of 32 up to here

@@ -157,13 +157,25 @@ Attention describe(const ggml_tensor * op) {
     Attention a{bytes(q), q->nb[1], q->nb[2], bytes(k), k->nb[1], k->nb[2], k->type, bytes(v), v->nb[1], v->nb[2], v->type,
                 bytes(mask), mask->nb[1], static_cast<float *>(op->data), static_cast<int>(q->ne[1]), static_cast<int>(q->ne[2]),
                 static_cast<int>(k->ne[2]), static_cast<int>(k->ne[1]), static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]), 0.0f,
-                cache_positions(k, k->ne[1])};
+                cache_positions(k, k->ne[1]), 0};
     std::memcpy(&a.scale, op->op_params, sizeof a.scale);
     return a;
 }
 
+// A graph is planned before each of its evaluations, in which a mask stays as it is.
+std::atomic<uint64_t> num_plans{1};
+
+uint64_t seen_as(const ggml_tensor * mask) {
+    thread_local uint64_t plan = 0, number = 0;
+    thread_local const ggml_tensor * last = nullptr;
+    if (plan != num_plans || last != mask) number++;
+    plan = num_plans, last = mask;
+    return number;
+}
+
 struct FewQueries : ggml::cpu::tensor_traits {
     bool work_size(int num_threads, const ggml_tensor * op, size_t & size) override {
+        num_plans++;
         size = kernels->attention_scratch(describe(op), num_threads);
         return true;
     }
@@ -171,7 +183,9 @@ struct FewQueries : ggml::cpu::tensor_traits {
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         if (params->ith == 0) num_attentions++;
         const auto barrier = [](void * pool) { ggml_barrier(static_cast<ggml_threadpool *>(pool)); };
-        kernels->attend(describe(op), {params->ith, params->nth, static_cast<char *>(params->wdata), barrier, params->threadpool, &next_weights.soon});
+        Attention a = describe(op);
+        a.seen_as = seen_as(op->src[3]);
+        kernels->attend(a, {params->ith, params->nth, static_cast<char *>(params->wdata), barrier, params->threadpool, &next_weights.soon});
         return true;
     }
 } few_queries;

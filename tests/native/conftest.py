@@ -43,6 +43,7 @@ class AttentionArgs(ctypes.Structure):
         ("dim_v", ctypes.c_int),
         ("scale", ctypes.c_float),
         ("positions", ctypes.c_void_p),
+        ("seen_as", ctypes.c_uint64),
     )
 
 
@@ -163,7 +164,7 @@ class Native:
         return out[: len(logits)], float(total)
 
     def attend(self, isa: str, args: AttentionArgs, out: Floats, threads: int = 1) -> Floats:
-        """Attention by ``threads`` workers."""
+        """Attention by ``threads`` workers; a single one is this thread, which keeps its views."""
         out.fill(np.nan)
         args.out = out.ctypes.data
         of, barrier = self.of(isa), threading.Barrier(threads)
@@ -181,8 +182,11 @@ class Native:
             )
             of.attend(ctypes.byref(args), ctypes.byref(worker))
 
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(threads)))
+        if threads == 1:
+            work(0)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, range(threads)))
         return out.copy()
 
 

@@ -142,6 +142,54 @@ def test_bits_do_not_depend_on_other_queries(native: Native, isa: str) -> None:
         np.testing.assert_array_equal(alone.run(isa, 2)[0], together[i])
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (4, 4, 128), (8, 1, 32)])
+@pytest.mark.parametrize("texts", [2, 5, 16])
+def test_bits_do_not_depend_on_other_texts(
+    native: Native, isa: str, texts: int, heads: int, kv_heads: int, dim: int
+) -> None:
+    """Each query sees a text of its own or, the last two, the branches of one."""
+    case = make(native, texts + 1, 900, heads=heads, kv_heads=kv_heads, dim=dim)
+    owner = np.random.default_rng(texts).integers(0, texts, 900)
+    owner[owner == 1] = 0  # texts of different lengths; nothing is seen of the second
+    case.seen[:-1] = owner == np.arange(texts)[:, np.newaxis]
+    case.seen[-1] = case.seen[-2] & (np.arange(900) < 800)
+    together = case.run(isa, 2)
+    np.testing.assert_allclose(together, case.exact(), rtol=2e-5, atol=2e-6)
+    np.testing.assert_array_equal(case.run(isa, 3), together)
+    for i in range(texts + 1):
+        seen = case.seen[i : i + 1]
+        alone = Case(native, heads, kv_heads, dim, case.q[i : i + 1], case.k, case.v, seen)
+        np.testing.assert_array_equal(alone.run(isa)[0], together[i])
+
+
+def test_more_than_is_kept(native: Native, isa: str) -> None:
+    case = make(native, 520, 40, heads=2, kv_heads=1, dim=32)
+    case.seen[:, 0] = True
+    np.testing.assert_allclose(case.run(isa, 2), case.exact(), rtol=2e-5, atol=2e-6)
+
+
+def test_masks_are_read_once_for_each_number(native: Native, isa: str) -> None:
+    case = make(native, 4, 300)
+    case.positions = np.arange(300, dtype=np.int32)
+    args, out = case.args()
+    first = native.attend(isa, args, out)
+    args.seen_as = 1 << 40
+    np.testing.assert_array_equal(native.attend(isa, args, out), first)
+    case.mask[1, :150] = -np.inf
+    np.testing.assert_array_equal(native.attend(isa, args, out), first)
+    args.seen_as += 1
+    now = native.attend(isa, args, out)
+    np.testing.assert_allclose(now, case.exact(case.mask), rtol=2e-5, atol=2e-6)
+    case.mask[:] = 0
+    case.positions[:] = case.positions[::-1].copy()  # which are looked at every time
+    args.num_queries = 3
+    np.testing.assert_array_equal(
+        native.attend(isa, args, out)[:3], Case(
+            native, 6, 2, 64, case.q[:3], case.k[::-1], case.v[::-1], np.ones((3, 300), np.bool_)
+        ).run(isa),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("prefix", [0, 9, 112, 125, 128, 250])
 def test_bits_do_not_depend_on_the_tree(native: Native, isa: str, prefix: int) -> None:
     """Branches that share tiles of cells or parts of them, at the edges of tiles and chunks."""
