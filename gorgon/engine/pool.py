@@ -29,12 +29,11 @@ TRASH = 0
 
 
 class Placement(NamedTuple):
-    """Where one tree lies in a batch: its first row, its cells, the id of each branch."""
+    """Where one tree lies in a batch: its first row, the id of each branch."""
 
     sequence: Sequence
     tree: DraftTree
     first_row: int
-    cells: list[int]
     branch_ids: list[int]
 
     @property
@@ -138,7 +137,8 @@ class SequencePool:
     def lay_out_prompt(self, sequence: Sequence, count: int) -> list[BatchRow]:
         """Rows for the next ``count`` known tokens of ``sequence``, whose cells it now holds."""
         start = sequence.num_computed
-        sequence.cells += self._take_cells(count)
+        self._make_room(count)
+        sequence.cells += self.cells.take(count)
         tokens = sequence.tokens[start : start + count]
         return [BatchRow(t, start + i, (sequence.id,)) for i, t in enumerate(tokens)]
 
@@ -159,13 +159,13 @@ class SequencePool:
         spare = self._last_ids - num_ids if size == self._last_size else 0
         spare = max(0, min(spare, len(self._free_ids) - num_ids))
         self._last_size, self._last_ids = size, num_ids + spare
+        self._make_room(size)
         rows: list[BatchRow] = []
         placements = []
         for sequence, tree in trees:
             shape, start = tree.shape, len(sequence.cells)
             ids = self._branch_ids(sequence, shape.num_branches + spare)
-            cells = self._take_cells(len(tree.tokens))
-            placements.append(Placement(sequence, tree, len(rows), cells, ids))
+            placements.append(Placement(sequence, tree, len(rows), ids))
             positions = [start + depth for depth in shape.depths]
             holders = [ids[on.start : on.stop] for on in shape.branches]
             holders[0] = ids
@@ -179,24 +179,32 @@ class SequencePool:
         Args:
             kept: for each placement of a batch the nodes to keep, root first.
         """
-        last_kept = max(placement.first_row + path[-1] for placement, path in kept)
-        if not self._max_trash:
-            last_kept = -1
+        last_kept = -1
+        if self._max_trash:
+            last_kept = max(placement.first_row + path[-1] for placement, path in kept)
         for placement, path in kept:
-            if len(path) < len(placement.tree) or len(placement.branch_ids) > 1:
-                self._reject(placement, path, last_kept - placement.first_row)
-            placement.sequence.cells += [placement.cells[node] for node in path]
+            sequence, tree, first_row, ids = placement
+            if first_row < last_kept:
+                self._park(placement, path, last_kept - first_row)
+            if len(path) < len(tree.tokens) or len(ids) > 1:
+                self._cut(placement, path)
+            sequence.cells += self.cells.take(len(path))
         if len(self._trash) > self._max_trash:
             self.empty_trash()
 
-    def _reject(self, placement: Placement, path: tuple[int, ...], last_kept: int) -> None:
-        """Take the nodes off ``path`` away; those before node ``last_kept`` go to the trash."""
-        sequence, tree, _, cells, ids = placement
-        start, parts = sequence.num_computed, split(tree.shape, path)
-        parked = [node for node in parts.rejected if node < last_kept]
+    def _park(self, placement: Placement, path: tuple[int, ...], last_kept: int) -> None:
+        """Give the nodes before ``last_kept`` that are off ``path`` to the trash."""
+        start, shape, ids = placement.start, placement.tree.shape, placement.branch_ids
+        parked = [node for node in range(min(last_kept, len(shape))) if node not in path]
         for node in parked:
-            position = start + tree.shape.depths[node]
-            self._backend.share(ids[tree.shape.branches[node][0]], TRASH, position, position + 1)
+            position = start + shape.depths[node]
+            self._backend.share(ids[shape.branches[node][0]], TRASH, position, position + 1)
+        self._trash += self.cells.take(len(parked))
+
+    def _cut(self, placement: Placement, path: tuple[int, ...]) -> None:
+        """Take every branch off the nodes that are not on ``path``."""
+        sequence, tree, _, ids = placement
+        start, parts = sequence.num_computed, split(tree.shape, path)
         for branch in parts.cut:
             self._backend.remove(ids[branch], start + parts.common[branch])
         if parts.winner:
@@ -206,15 +214,12 @@ class SequencePool:
         lengths = itertools.chain(parts.common[1:], itertools.repeat(1))
         for side, length in zip(sequence.sides[: len(ids) - 1], lengths, strict=False):
             side.synced = start + length
-        self._trash += [cells[node] for node in parked]
-        self.cells.drop([cells[node] for node in parts.rejected if node > last_kept])
 
     def undo(self, placements: Iterable[Placement]) -> None:
         """Free the cells of a batch that failed; its sequences must be released next."""
         for placement in placements:
             for sequence_id in placement.branch_ids:
                 self._backend.remove(sequence_id, placement.start)
-            self.cells.drop(placement.cells)
 
     # -- ids and cells ----------------------------------------------------------------------------
 
@@ -253,12 +258,13 @@ class SequencePool:
         self._backend.remove(sequence_id)
         self._free_ids.append(sequence_id)
 
-    def _take_cells(self, count: int) -> list[int]:
+    def _make_room(self, count: int) -> None:
+        """See that ``count`` cells are free; a batch takes them in the cache, whatever is kept."""
         if self.cells.num_free < count:
             self.empty_trash()
         while self.cells.num_free < count and self._evict_oldest():
             pass
-        return self.cells.take(count)
+        assert self.cells.num_free >= count, "no cells left; the scheduler must not ask"
 
     def _evict_oldest(self) -> bool:
         prefix = self.prefixes.oldest()

@@ -161,12 +161,10 @@ def shape_of(parents: tuple[int, ...]) -> TreeShape:
 class Split(NamedTuple):
     """What is left of a tree when one path is kept.
 
-    ``rejected`` are the nodes off the path, ``common[b]`` says how many nodes of the path branch b
-    has, ``cut`` are the branches that have others too, ``winner`` is a branch that has the whole
-    path, the lowest.
+    ``common[b]`` says how many nodes of the path branch b has, ``cut`` are the branches that have
+    others too, ``winner`` is a branch that has the whole path, the lowest.
     """
 
-    rejected: list[int]
     common: list[int]
     cut: list[int]
     winner: int
@@ -175,16 +173,15 @@ class Split(NamedTuple):
 def split(shape: TreeShape, path: tuple[int, ...]) -> Split:
     """``shape`` with ``path`` kept."""
     branches, last = shape.branches, path[-1]
-    common = [0] * shape.num_branches
-    for node in path:
+    common = [1] * len(branches[0])
+    for node in path[1:]:
         for branch in branches[node]:
             common[branch] += 1
-    rejected = [node for node in range(len(branches)) if node not in path]
     # Every leaf but one that the path ends in is rejected.
     cut, winner = list(range(len(common))), branches[last].start
     if not shape.children[last]:
         cut.remove(winner)
-    return Split(rejected, common, cut, winner)
+    return Split(common, cut, winner)
 
 
 @lru_cache(maxsize=256)

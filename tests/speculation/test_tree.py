@@ -156,7 +156,6 @@ def test_a_malformed_shape_is_our_bug(parents: tuple[int, ...], ranks: tuple[int
 def test_a_split_is_what_one_path_leaves(shape: TreeShape, data: st.DataObject) -> None:
     path = shape.path_to(data.draw(st.integers(0, len(shape) - 1)))
     parts = split(shape, path)
-    assert sorted([*path, *parts.rejected]) == list(range(len(shape)))
     for branch in range(shape.num_branches):
         nodes = {node for node in range(len(shape)) if branch in shape.branches[node]}
         assert parts.common[branch] == len(nodes.intersection(path))
