@@ -4,8 +4,9 @@
     submit(request, sink)  --inbox-->  load, then: read inbox, step, hand results to sinks
     cancel(id)             --inbox-->
 
-Sinks are called on the worker thread and must only pass the result on (to an event loop, a
-queue). Every submitted request gets exactly one result with ``finish`` set, whatever happens.
+Sinks are called on the worker thread, once a step with all results that are theirs, and must only
+pass them on (to an event loop, a queue). Every submitted request gets exactly one result with
+``finish`` set, whatever happens.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import enum
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -26,7 +27,7 @@ from gorgon.request import FinishReason, Request, StepResult
 
 logger = logging.getLogger("gorgon.engine")
 
-Sink = Callable[[StepResult], None]
+Sink = Callable[[Sequence[StepResult]], None]
 T = TypeVar("T")
 
 
@@ -144,7 +145,7 @@ class Worker:
 
         Args:
             request: what to generate.
-            sink: called with every result.
+            sink: called with every result; sinks that are equal are called together.
             is_held: whether the request is of a series that is held.
 
         Raises:
@@ -223,8 +224,7 @@ class Worker:
         if self._observer is not None:
             times = self.engine.times
             self._observer.observe(StepReport(times.total, times.model, times.heads), results)
-        for result in results:
-            self._deliver(result)
+        self._deliver(results)
 
     def _start_over(self, failure: GorgonError) -> None:
         """Fail everyone who waits for an answer, also those whom the engine forgot midway."""
@@ -235,8 +235,7 @@ class Worker:
             with self._gate:
                 self.error, self.state = error, WorkerState.FAILED
             self._read_inbox_to_the_end()
-        for request_id in list(self._sinks):
-            self._deliver(StepResult(request_id, finish=FinishReason.ERROR, error=failure))
+        self._deliver([_failed(request_id, failure) for request_id in self._sinks])
 
     def _read_inbox_to_the_end(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -252,28 +251,35 @@ class Worker:
         except Exception as error:
             if not isinstance(error, GorgonError):
                 logger.exception("request %s could not be queued", request.id)
-            self._deliver(StepResult(request.id, finish=FinishReason.ERROR, error=error))
+            self._deliver([_failed(request.id, error)])
 
     def _cancel(self, request_id: str) -> None:
         if request_id in self._sinks:
             failed = self.state is WorkerState.FAILED
             stats = None if failed else self.engine.cancel(request_id)
-            self._deliver(StepResult(request_id, finish=FinishReason.CANCELLED, stats=stats))
+            self._deliver([StepResult(request_id, finish=FinishReason.CANCELLED, stats=stats)])
 
-    def _deliver(self, result: StepResult) -> None:
-        sink = self._sinks.get(result.request_id)
-        if sink is None:
-            return
-        if result.finish:
-            del self._sinks[result.request_id]
-            if self._observer is not None:
-                self._observer.observe_end(result)
-        try:
-            sink(result)
-        except Exception:
-            logger.exception("request %s: its client is gone", result.request_id)
-            if not result.finish:
+    def _deliver(self, results: Iterable[StepResult]) -> None:
+        batches: dict[Sink, list[StepResult]] = {}
+        for result in results:
+            sink = self._sinks.get(result.request_id)
+            if sink is None:
+                continue
+            if result.finish:
                 del self._sinks[result.request_id]
+                if self._observer is not None:
+                    self._observer.observe_end(result)
+            batches.setdefault(sink, []).append(result)
+        for sink, batch in batches.items():
+            try:
+                sink(batch)
+            except Exception:
+                logger.exception("a client is gone, and with it %d requests", len(batch))
+                self._forget(batch)
+
+    def _forget(self, results: Iterable[StepResult]) -> None:
+        for result in results:
+            if self._sinks.pop(result.request_id, None) is not None:
                 self.engine.cancel(result.request_id)
 
     def _stop(self) -> None:
@@ -282,6 +288,10 @@ class Worker:
         self._read_inbox_to_the_end()
         for request_id in list(self._sinks):
             self._cancel(request_id)
+
+
+def _failed(request_id: str, error: Exception) -> StepResult:
+    return StepResult(request_id, finish=FinishReason.ERROR, error=error)
 
 
 def _fulfil(future: Future[T], read: Callable[[], T]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 
 from gorgon.config import ServerSettings
@@ -29,11 +28,43 @@ class Generation:
     stats: RequestStats
 
 
+class Mailbox:
+    """Results on their way from the engine's thread to the requests of one event loop.
+
+    The loop is woken once for all results of a step: each call of ``call_soon_threadsafe`` gives
+    the interpreter away in the midst of a step.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._queues: dict[str, asyncio.Queue[StepResult | None]] = {}
+
+    @contextlib.contextmanager
+    def open(self, request_id: str) -> Iterator[asyncio.Queue[StepResult | None]]:
+        """Where the results of a request arrive."""
+        queue = self._queues[request_id] = asyncio.Queue()
+        try:
+            yield queue
+        finally:
+            del self._queues[request_id]
+
+    def deliver(self, results: Sequence[StepResult]) -> None:
+        """Pass results on; on the engine's thread. A loop that is closed has nobody to tell."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._hand_out, results)
+
+    def _hand_out(self, results: Sequence[StepResult]) -> None:
+        for result in results:
+            if (queue := self._queues.get(result.request_id)) is not None:
+                queue.put_nowait(result)
+
+
 class Generator:
     """Serves generations of one loaded model."""
 
     def __init__(self, worker: Worker, loaded: Loaded, settings: ServerSettings) -> None:
         self._worker, self.loaded = worker, loaded
+        self._mailbox: Mailbox | None = None
         self.settings, self.model = settings, loaded.model
         own = loaded.model.info.chat_template
         template = choose_template(own, settings.chat_template)
@@ -119,37 +150,33 @@ class Generator:
             TimeLimitError: when it takes longer than ``request_timeout``.
         """
         self._check_prompt(request)
-        deadline = time.monotonic() + self.settings.request_timeout
         loop = asyncio.get_running_loop()
-        results: asyncio.Queue[StepResult] = asyncio.Queue()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = Mailbox(loop)
+        with self._mailbox.open(request.id) as results:
+            self._worker.submit(request, self._mailbox.deliver, is_held)
+            limit = loop.call_later(self.settings.request_timeout, results.put_nowait, None)
+            finished = False
+            try:
+                while not finished:
+                    result = await results.get()
+                    if result is None:
+                        raise self._too_late()
+                    finished = result.finish is not None
+                    if result.error is not None:
+                        raise result.error
+                    yield result
+            finally:
+                limit.cancel()
+                if not finished:
+                    self._worker.cancel(request.id)
 
-        def sink(result: StepResult) -> None:
-            _post(loop, lambda: results.put_nowait(result))
-
-        self._worker.submit(request, sink, is_held)
-        finished = False
-        try:
-            while not finished:
-                result = await self._next(results, deadline)
-                finished = result.finish is not None
-                if result.error is not None:
-                    raise result.error
-                yield result
-        finally:
-            if not finished:
-                self._worker.cancel(request.id)
+    def _too_late(self) -> TimeLimitError:
+        return TimeLimitError(f"not done after {self.settings.request_timeout:g} s; ask for less")
 
     def cancel(self, request_id: str) -> None:
         """End a request; its results end with what it cost so far."""
         self._worker.cancel(request_id)
-
-    async def _next(self, results: asyncio.Queue[StepResult], deadline: float) -> StepResult:
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await results.get()
-        except TimeoutError as error:
-            limit = self.settings.request_timeout
-            raise TimeLimitError(f"not done after {limit:g} s; ask for less") from error
 
     async def generate(self, body: GenerateRequest, mode: Mode) -> GenerateResponse:
         """One generation as it goes over the wire.
@@ -221,9 +248,3 @@ def describe(generation: Generation, plain_time: float, mode: Mode) -> GenerateR
 def _speed(generation: Generation) -> float:
     duration = generation.stats.prefill_time + generation.stats.decode_time
     return generation.num_tokens / duration if duration else 0.0
-
-
-def _post(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """Run ``callback`` on the loop; a loop that is closed has nobody left to tell."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(callback)

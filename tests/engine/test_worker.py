@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -29,12 +29,13 @@ class Client:
         self.done = threading.Event()
         self._breaks_at = breaks_at
 
-    def __call__(self, result: StepResult) -> None:
-        self.results.append(result)
-        if result.finish is not None:
-            self.done.set()
-        if len(self.results) - 1 == self._breaks_at:
-            raise RuntimeError("the client left")
+    def __call__(self, results: Sequence[StepResult]) -> None:
+        for result in results:
+            self.results.append(result)
+            if result.finish is not None:
+                self.done.set()
+            if len(self.results) - 1 == self._breaks_at:
+                raise RuntimeError("the client left")
 
     @property
     def last(self) -> StepResult:
@@ -170,6 +171,28 @@ def test_a_client_that_breaks_is_cancelled_and_nobody_else(bench: Bench, breaks_
         assert client.last.error is None
         assert client.tokens == bench.backend.model.generate(request)
     assert len(leaving.results) <= breaks_at + 1
+
+
+def test_a_step_calls_each_sink_once(bench: Bench) -> None:
+    calls: list[list[str]] = []
+    done = threading.Event()
+
+    def sink(results: Sequence[StepResult]) -> None:
+        calls.append([result.request_id for result in results])
+        if sum(map(len, calls)) == 4 * 6:
+            done.set()
+
+    with bench.worker.hold():
+
+        def submit_all() -> None:
+            for i in range(4):
+                plain = SpeculationParams(mode="normal")
+                request = Request(f"together{i}", (1, 2, 3 + i), 6, speculation=plain)
+                bench.worker.submit(request, sink)
+
+        bench.ask(submit_all)
+    assert done.wait(PATIENCE)
+    assert calls == [[f"together{i}" for i in range(4)]] * 6
 
 
 def test_cancelling_at_any_moment_gives_one_last_result(bench: Bench) -> None:

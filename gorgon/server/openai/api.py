@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
+
+from pydantic_core import to_json
 
 from gorgon.errors import GorgonError, RequestError, UnknownModelError
 from gorgon.server.failures import detail
@@ -237,4 +238,4 @@ def _chunk_kind(job: Job) -> str:
 
 
 def _event(chunk: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + to_json(chunk) + b"\n\n"
