@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 
 from gorgon.errors import GorgonError, RequestError, UnknownModelError
 from gorgon.server.failures import detail
@@ -28,6 +28,7 @@ from gorgon.server.openai.token_text import TokenText
 from gorgon.server.openai.tools import ToolCallReader
 
 _DONE = b"data: [DONE]\n\n"
+_JSON = TypeAdapter(Any)
 
 
 class OpenAi:
@@ -238,4 +239,4 @@ def _chunk_kind(job: Job) -> str:
 
 
 def _event(chunk: Mapping[str, Any]) -> bytes:
-    return b"data: " + to_json(chunk) + b"\n\n"
+    return b"data: " + _JSON.dump_json(chunk) + b"\n\n"
