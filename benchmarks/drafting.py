@@ -30,6 +30,7 @@ from rich.table import Table
 from gorgon.backend import Backend, DraftState, Floats, Guesses, Ints, Level
 from gorgon.engine.drafter import Drafter, Limits
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.states import States
 from gorgon.llama.heads_beam import locate, width_for
 from gorgon.request import Request
 from gorgon.speculation.acceptance import Accepted
@@ -110,7 +111,7 @@ class Times:
     learning: list[float] = field(default_factory=list)
 
 
-def make_drafter(case: Case) -> Drafter:
+def make_drafter(case: Case, states: States) -> Drafter:
     tables = Tables(case.conditioned)
     backend = SimpleNamespace(
         num_heads=NUM_HEADS,
@@ -125,7 +126,7 @@ def make_drafter(case: Case) -> Drafter:
     longest = 0.005 * (1 + 255 * case.slope / case.num_requests)
     times = StepTimes((32,), (1, 256), np.array([[0.005, longest]]))
     habit = Habit(0.0, [case.kept_size]) if case.on_gpu else None
-    return Drafter(cast(Backend, backend), StepCost(times, 256), habit)
+    return Drafter(cast(Backend, backend), states, StepCost(times, 256), habit)
 
 
 def make_sequences(case: Case) -> list[Sequence]:
@@ -134,13 +135,14 @@ def make_sequences(case: Case) -> list[Sequence]:
     for i in range(case.num_requests):
         request = Request(f"r{i}", tuple(range(200)), 100_000)
         sequence = Sequence(request, sampler, i, None, 0.0, 0.0, list(range(200)), [])
-        sequence.push_hidden(np.ones((1 + WINDOW, 576), np.float32), WINDOW)
         sequences.append(sequence)
     return sequences
 
 
 def time_steps(case: Case, steps: int, pause: float) -> Times:
-    drafter, sequences, found = make_drafter(case), make_sequences(case), Times()
+    states = States(case.num_requests, 1 + WINDOW, 576)
+    drafter, sequences, found = make_drafter(case, states), make_sequences(case), Times()
+    states.note(np.ones((1 + WINDOW, 576), np.float32), [(s, range(1 + WINDOW)) for s in sequences])
     for sequence in sequences:
         drafter.start(sequence)
     for step in range(steps):

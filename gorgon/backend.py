@@ -114,6 +114,19 @@ class Terms(NamedTuple):
     chains: Mapping[int, tuple[Sequence[int], Sequence[float]]]
 
 
+class Noted(NamedTuple):
+    """The latest hidden states of requests, and which rows of the last ``Output`` come before them.
+
+    ``known`` has shape [ids, 1 + window, num_embd], see ``DraftState.hidden``. The first
+    ``sizes[0]`` of ``rows`` belong to sequence ``ids[0]``, the latest first, and so on.
+    """
+
+    known: Floats
+    ids: Sequence[int]
+    sizes: Sequence[int]
+    rows: Sequence[int]
+
+
 class Nodes(NamedTuple):
     """Of a tree, depth first, likelier siblings first; the root's token is 0.
 
@@ -263,12 +276,13 @@ class Backend(Protocol):
         """Whether ``draft`` is there, and the best way to ask the heads."""
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         """What conditioned heads and chains draft for a step.
 
         Args:
-            states: what ``DraftState.hidden`` has of each request asked about, in pieces.
+            noted: states; what is noted is copied into those known, whatever fails later.
+            ids: sequences of the requests asked about.
             tokens: what ``DraftState.tokens`` has of them, one after the other.
             terms: of the step.
 

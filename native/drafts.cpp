@@ -31,6 +31,15 @@ struct CallCost {
 
 }  // namespace
 
+// The latest hidden states of requests, and rows of the last pass that come before them.
+struct States {
+    float *        known;   // [ids][num_pairs][num_embd], the latest first
+    const float *  hidden;  // of the last pass, [rows][num_embd]
+    int64_t        num_noted;
+    const int32_t *noted, *noted_sizes, *noted_rows;  // ids; how many rows each has; the rows, the latest first
+    const int32_t *ids;     // of the requests that the heads are asked about
+};
+
 // A step's drafts. The caller's arrays stay where they are while it is chosen.
 struct Step {
     int64_t        num_roots, num_asked, num_heads, top_k, num_tested, num_seconds;
@@ -282,6 +291,17 @@ void fill_pair(const Heads & heads, const HeadsGraph & graph, int64_t place, con
     heads.to_float ? heads.to_float(row, out, heads.num_embd) : void(std::memcpy(out, row, heads.table_row));
 }
 
+// Copies what is noted.
+void settle(const Heads & heads, const States & states) {
+    const int32_t * row = states.noted_rows;
+    for (int64_t i = 0; i < states.num_noted; i++) {
+        const int64_t size = states.noted_sizes[i] * heads.num_embd, all = heads.num_pairs * heads.num_embd;
+        float * own = states.known + states.noted[i] * all;
+        std::memmove(own + size, own, (all - size) * sizeof(float));
+        for (int64_t at = 0; at < size; at += heads.num_embd) std::copy_n(states.hidden + *row++ * heads.num_embd, heads.num_embd, own + at);
+    }
+}
+
 // Runs a graph for rows `first` ... of a level.
 bool run(const Heads & heads, const HeadsGraph & graph, size_t first, size_t rows, int64_t top_k, int64_t depth, Level & level) {
     if (ggml_backend_graph_compute(heads.backend, graph.graph) != GGML_STATUS_SUCCESS) return false;
@@ -309,11 +329,11 @@ template <class Fill> bool ask(const Heads & heads, bool nodes, size_t total, in
 
 }  // namespace
 
-// Chooses the drafts of `step`: `hidden` [num_asked][num_pairs][num_embd] and `tokens` [num_asked][num_pairs] are what
-// the heads read, `rows` and `times` [num_heads] become what each call was asked and the seconds that it took. The number
+// Chooses the drafts of `step`: `states` and `tokens` [num_asked][num_pairs] are what the heads read, `rows` and `times` [num_heads] become what each call was asked and the seconds that it took. The number
 // of calls, -1 if one failed.
-EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const float * hidden, const int32_t * tokens, int32_t * rows, double * times) {
+EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const States * states, const int32_t * tokens, int32_t * rows, double * times) {
     using Clock = std::chrono::steady_clock;
+    settle(*heads, *states);
     Choice choice(*step);
     Level  levels[2];
     double spent = 0;
@@ -323,10 +343,9 @@ EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const floa
         const auto began = Clock::now();
         const size_t count = choice.num_wanted();
         const auto fill_root = [&](const HeadsGraph & graph, size_t i, size_t row) {
-            for (int64_t pair = 0; pair < heads->num_pairs; pair++) {
-                const int64_t from = row * heads->num_pairs + pair, to = i * heads->num_pairs + pair;
-                fill_pair(*heads, graph, to, hidden + from * heads->num_embd, tokens[from]);
-            }
+            const float * known = states->known + states->ids[row] * heads->num_pairs * heads->num_embd;
+            for (int64_t pair = 0; pair < heads->num_pairs; pair++)
+                fill_pair(*heads, graph, i * heads->num_pairs + pair, known + pair * heads->num_embd, tokens[row * heads->num_pairs + pair]);
         };
         const auto fill_node = [&](const HeadsGraph & graph, size_t i, size_t row) {
             const auto [from, token] = choice.wanted(row);

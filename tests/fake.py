@@ -25,6 +25,7 @@ from gorgon.backend import (
     Guesses,
     Ints,
     Level,
+    Noted,
     Output,
     Terms,
 )
@@ -242,7 +243,7 @@ class FakeBackend:
         return levels
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         raise AssertionError("the engine chooses what to draft")
 

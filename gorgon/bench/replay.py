@@ -26,6 +26,7 @@ from gorgon.backend import (
     Guesses,
     Ints,
     Level,
+    Noted,
     Output,
     Sampler,
     Terms,
@@ -163,7 +164,7 @@ class ReplayBackend:
         return levels
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         """Never called: what the heads would choose by themselves is not what is replayed."""
         raise AssertionError("replayed drafts are chosen by the engine")

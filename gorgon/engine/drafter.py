@@ -19,6 +19,7 @@ from gorgon.engine.heads_calls import HeadsCalls
 from gorgon.engine.heads_source import HeadsSource
 from gorgon.engine.lookup_source import LookupSource
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.states import States
 from gorgon.errors import RequestError
 from gorgon.request import SpeculationParams
 from gorgon.speculation.acceptance import Accepted
@@ -61,6 +62,7 @@ class Drafter:
 
     Args:
         backend: the heads, if there are any.
+        states: what they read.
         cost: what a step takes by its number of tokens.
         habit: sizes that are kept, where changes of size are dear; else every step chooses.
         clock: seconds, for timing the heads.
@@ -69,6 +71,7 @@ class Drafter:
     def __init__(
         self,
         backend: Backend,
+        states: States,
         cost: StepCost,
         habit: Habit | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -84,7 +87,7 @@ class Drafter:
         self._expected: tuple[float, float] | None = None  # tokens, seconds of this step's drafts
         self._inheritance = Inheritance()
         typical = float(cost.seconds(0.0)[1])
-        self.heads = HeadsCalls(backend, typical, clock)
+        self.heads = HeadsCalls(backend, states, typical, clock)
         self._look_cost = CallCost(0.02 * typical, 0.01 * typical)  # besides the heads
         self._from_heads, self._from_lookup = HeadsSource(backend, self.heads), LookupSource()
 
@@ -307,7 +310,7 @@ class Drafter:
 
 
 def _can_use_heads(sequence: Sequence) -> bool:
-    return bool(sequence.hidden) and sequence.uses_heads
+    return sequence.has_states and sequence.uses_heads
 
 
 def _kind(sequence: Sequence) -> str:

@@ -19,6 +19,7 @@ from gorgon.engine.pool import Placement, SequencePool
 from gorgon.engine.scheduler import Scheduler, Waiting
 from gorgon.engine.sequence import Sequence
 from gorgon.engine.shared_prompts import SharedPrompts
+from gorgon.engine.states import States
 from gorgon.engine.trace import trace_tree
 from gorgon.errors import GorgonError, QueueFullError, RequestError
 from gorgon.request import FinishReason, Request, RequestStats, StepResult, TokenLogprob
@@ -69,7 +70,8 @@ class Engine:
     def __init__(self, backend: Backend, settings: EngineSettings, cost: StepCost) -> None:
         self.backend, self.settings = backend, settings
         sizes = settings.batch_sizes or (cost.times.sizes if backend.captures_graphs else ())
-        self.drafter = Drafter(backend, cost, Habit(cost.change, sizes) if sizes else None)
+        self.states, habit = States.of(backend), Habit(cost.change, sizes) if sizes else None
+        self.drafter = Drafter(backend, self.states, cost, habit)
         self.times = StepTimes()
         self._reset()
 
@@ -192,6 +194,7 @@ class Engine:
         if not rows:
             return []
         try:
+            self.states.settle()
             began = time.perf_counter()
             self.backend.prefill(rows)
             self.times.model = self.times.prefill = time.perf_counter() - began
@@ -219,6 +222,7 @@ class Engine:
         return [self._update(p, a, output) for p, a in zip(placements, accepted, strict=True)]
 
     def _forward(self, rows: list[BatchRow]) -> Output:
+        self.states.settle()
         began = time.perf_counter()
         output = self.backend.decode(rows)
         self.times.model += time.perf_counter() - began
@@ -299,26 +303,21 @@ class Engine:
         if not self.backend.num_heads:
             return
         if self.drafter.reads_states([placement.sequence for placement in placements]):
-            self._keep_hidden(placements, accepted, output)
+            self._note_states(placements, accepted, output)
         else:
             for placement in placements:
-                placement.sequence.hidden = []
+                placement.sequence.has_states = False
 
-    def _keep_hidden(
+    def _note_states(
         self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output
     ) -> None:
-        """Copy the latest states of all requests at once; see ``Sequence.push_hidden``."""
-        window = self.backend.window
-        rows: list[int] = []
-        pieces: list[tuple[Sequence, int, int]] = []
-        for placement, kept in zip(placements, accepted, strict=True):
-            if placement.sequence.uses_heads:
-                first, start = placement.first_row, len(rows)
-                rows += [first + node for node in kept.path[: -2 - window : -1]]
-                pieces.append((placement.sequence, start, len(rows)))
-        hidden = output.hidden.take(rows, 0) if rows else output.hidden
-        for sequence, start, end in pieces:
-            sequence.push_hidden(hidden[start:end], window)
+        most = 1 + self.backend.window
+        latest = [
+            (placement.sequence, [placement.first_row + n for n in kept.path[: -1 - most : -1]])
+            for placement, kept in zip(placements, accepted, strict=True)
+            if placement.sequence.uses_heads
+        ]
+        self.states.note(output.hidden, latest)
 
     # -- the ends of a request --------------------------------------------------------------------
 

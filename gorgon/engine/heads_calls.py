@@ -14,6 +14,7 @@ import numpy as np
 
 from gorgon.backend import Backend, Drafts, DraftState, Guesses, Level, Terms
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.states import States
 from gorgon.errors import GorgonError
 from gorgon.speculation.cost import CallCost
 
@@ -28,24 +29,27 @@ class HeadsCalls:
 
     Args:
         backend: the heads, if there are any.
+        states: what they read.
         typical: seconds of a step of one token, for what calls take before any was made.
         clock: seconds.
     """
 
-    def __init__(self, backend: Backend, typical: float, clock: Callable[[], float]) -> None:
-        self._backend, self._clock = backend, clock
+    def __init__(
+        self, backend: Backend, states: States, typical: float, clock: Callable[[], float]
+    ) -> None:
+        self._backend, self._states, self._clock = backend, states, clock
         self.propose_cost = CallCost(0.05 * typical, 0.02 * typical)
         self.deepen_cost = CallCost(0.03 * typical, 0.01 * typical)
         self.seconds = 0.0  # in calls, since the caller last set it to zero
 
     def propose(self, sequences: Seq[Sequence]) -> Guesses | None:
         """First guesses about ``sequences``, a row each: of all depths from independent heads."""
-        state = draft_state(sequences, self._backend.window)
+        state = self._state(sequences)
         return self._timed(len(sequences), self.propose_cost, lambda: self._backend.propose(state))
 
     def search(self, sequences: Seq[Sequence]) -> Seq[Level] | None:
         """All depths of conditioned heads at once, where the backend searches."""
-        state = draft_state(sequences, self._backend.window)
+        state = self._state(sequences)
         return self._timed(len(sequences), self.propose_cost, lambda: self._backend.search(state))
 
     def deepen(self, guesses: Guesses, above: Seq[tuple[int, int]], depth: int) -> Guesses | None:
@@ -59,11 +63,13 @@ class HeadsCalls:
 
     def draft(self, sequences: Seq[Sequence], terms: Terms) -> Drafts | None:
         """What conditioned heads draft for the step, where the backend does it by itself."""
+        ids: list[int] = []
         tokens: list[int] = []
         for sequence in sequences:
+            ids.append(sequence.id)
             tokens += sequence.last_tokens(1 + self._backend.window)
         try:
-            found = self._backend.draft([s.hidden for s in sequences], tokens, terms)
+            found = self._backend.draft(self._states.take(), ids, tokens, terms)
         except GorgonError as error:
             logger.warning(_FAILED, error)
             return None
@@ -73,6 +79,10 @@ class HeadsCalls:
             cost.observe(rows, elapsed)
             cost = self.deepen_cost
         return found
+
+    def _state(self, sequences: Seq[Sequence]) -> DraftState:
+        tokens = [sequence.last_tokens(1 + self._backend.window) for sequence in sequences]
+        return DraftState(self._states.read(sequences), np.array(tokens, np.int32))
 
     def _timed(self, rows: int, cost: CallCost, call: Callable[[], _Found]) -> _Found | None:
         began = self._clock()
@@ -85,12 +95,3 @@ class HeadsCalls:
         self.seconds += elapsed
         cost.observe(rows, elapsed)
         return found
-
-
-def draft_state(sequences: Seq[Sequence], window: int) -> DraftState:
-    """What the heads read of ``sequences``, whose last states are known."""
-    pieces = [piece for sequence in sequences for piece in sequence.hidden]
-    hidden = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    tokens = [sequence.last_tokens(1 + window) for sequence in sequences]
-    shape = (len(sequences), 1 + window, hidden.shape[1])
-    return DraftState(hidden.reshape(shape), np.array(tokens, np.int32))

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from gorgon.backend import Floats, Sampler
+from gorgon.backend import Sampler
 from gorgon.engine.tally import Tally
 from gorgon.request import Request, RequestStats
 from gorgon.speculation.acceptance import Accepted
@@ -37,10 +35,8 @@ class Side:
 class Sequence:
     """One admitted request.
 
-    ``shape`` is the tree that it insists on, None where the drafter chooses. ``hidden``, pieces of
-    an array [1 + window, num_embd], are the states after the final norm at the last computed
-    positions, the latest first, zeros where they are not known; none before the first step. They
-    are put together only for heads that are asked. ``match`` and
+    ``shape`` is the tree that it insists on, None where the drafter chooses. ``has_states`` says
+    whether its latest hidden states are kept for the heads, see ``States``. ``match`` and
     ``guesses`` are what lookup and heads said of the token after the root, until it is known: the
     heads' likeliest tokens and the probability of all these together.
     ``leader`` computes the first ``num_shared`` tokens of this prompt too; they are taken over.
@@ -58,7 +54,7 @@ class Sequence:
     leader: Sequence | None = None
     num_shared: int = 0
     sides: list[Side] = field(default_factory=list)
-    hidden: list[Floats] = field(default_factory=list)
+    has_states: bool = False
     occurrences: Occurrences = field(default_factory=Occurrences)
     match: Match | None = None
     guesses: tuple[list[int], float] | None = None
@@ -94,17 +90,6 @@ class Sequence:
         """The last ``count`` tokens, the latest first; 0 before the start of the text."""
         tokens = self.tokens[: -count - 1 : -1]
         return tokens + [0] * (count - len(tokens))
-
-    def push_hidden(self, latest: Floats, window: int) -> None:
-        """Keep the states of the positions computed last, at most 1 + window, latest first."""
-        pieces, missing = [latest], 1 + window - len(latest)
-        for piece in self.hidden:
-            if missing:
-                pieces.append(piece[:missing])
-                missing -= len(pieces[-1])
-        if missing:
-            pieces.append(np.zeros((missing, latest.shape[1]), np.float32))
-        self.hidden = pieces
 
     @property
     def uses_heads(self) -> bool:

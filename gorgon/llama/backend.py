@@ -15,6 +15,7 @@ from gorgon.backend import (
     Guesses,
     Ints,
     Level,
+    Noted,
     Output,
     Sampler,
     Terms,
@@ -130,11 +131,11 @@ class LlamaBackend:
         return self.heads.search(state)
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         """See ``Backend``."""
         assert self.heads is not None
-        return self.heads.draft(states, tokens, terms)
+        return self.heads.draft(noted, self.context.hidden_address, ids, tokens, terms)
 
     def check_sampling(self, params: SamplingParams) -> None:
         """See ``Backend``."""

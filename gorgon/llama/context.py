@@ -100,6 +100,11 @@ class Context:
             return self._outputs.addresses[0] + row * self._row_bytes
         return int(output.logits[row].ctypes.data)
 
+    @property
+    def hidden_address(self) -> int:
+        """Where the hidden states of the last ``Output`` lie in memory."""
+        return self._outputs.addresses[1]
+
     def _decode(self, rows: Sequence[BatchRow], outputs: bool) -> None:
         assert 0 < len(rows) <= self.max_rows
         if outputs != self._embeddings:

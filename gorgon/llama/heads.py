@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Noted, Terms
 from gorgon.config import EngineSettings
 from gorgon.errors import HeadsError
 from gorgon.llama import ggml
@@ -58,9 +58,9 @@ class Heads(Protocol):
         """See ``Backend``."""
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, hidden: int, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
-        """See ``Backend``."""
+        """See ``Backend``; ``hidden`` is where the states of the last pass lie in memory."""
 
     def close(self) -> None:
         """Free weights and graphs."""

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Noted, Terms
 from gorgon.llama import ggml, heads_beam, kernels
 from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.gguf import GgufFile
@@ -95,11 +95,11 @@ class ConditionedHeads:
         return joined(found)
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, hidden: int, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         """See ``Backend``."""
         assert self._native is not None
-        return self._native.draft(states, tokens, terms)
+        return self._native.draft(noted, hidden, ids, tokens, terms)
 
     def _search(self, hidden: Floats, tokens: Ints) -> list[Level]:
         graph, count = self._beams.at_least(len(hidden)), len(hidden)

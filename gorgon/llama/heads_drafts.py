@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gorgon.backend import NUM_TESTED, Drafts, Floats, Nodes, Terms
+from gorgon.backend import NUM_TESTED, Drafts, Nodes, Noted, Terms
 from gorgon.errors import HeadsError
 from gorgon.llama.context import MAX_SEQUENCES
 from gorgon.llama.embeddings import Embeddings
@@ -29,6 +29,7 @@ _COUNTS = ("num_roots", "num_asked", "num_heads", "top_k", "num_tested", "num_se
 _TOLD = ("asked", "rooms", "seconds", "shifts")
 _CHAINS = ("chain_roots", "chain_sizes", "chain_tokens", "chain_probs")
 _FOUND = ("tested", "tested_probs", "sizes", "parents", "tokens", "sources", "probs")
+_NOTED = ("noted", "noted_sizes", "noted_rows", "ids")  # of ``struct States``
 _Build = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_bool, ctypes.c_int64)
 
 
@@ -58,6 +59,17 @@ class _Heads(ctypes.Structure):
         ("to_float", ctypes.c_void_p),
         ("token_map", ctypes.c_void_p),
         ("maps", ctypes.c_void_p),
+    )
+
+
+class _States(ctypes.Structure):
+    """``struct States``."""
+
+    _fields_ = (
+        ("known", ctypes.c_void_p),
+        ("hidden", ctypes.c_void_p),
+        ("num_noted", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in _NOTED),
     )
 
 
@@ -103,7 +115,9 @@ class NativeDrafts:
         self._draft, self._info, self._graphs = native.gorgon_kernels_draft, info, (roots, nodes)
         self._ports = [(_Graph * (_MAX_ROWS + 1))() for _ in self._graphs]
         num_pairs, num_heads, top_k = 1 + info.window, info.num_heads, ranking.top_k
-        self._hidden = np.empty((_MAX_ROOTS, num_pairs, info.num_embd), np.float32)
+        self._noted, self._noted_sizes = _numbers("i", _MAX_ROOTS), _numbers("i", _MAX_ROOTS)
+        self._noted_rows = _numbers("i", _MAX_ROOTS * num_pairs)
+        self._ids, self._known = _numbers("i", _MAX_ROOTS), np.empty(0, np.float32)
         self._last = _numbers("i", _MAX_ROOTS * num_pairs)
         self._tested, self._tested_probs = (
             _numbers("i", _MAX_ROOTS * NUM_TESTED),
@@ -140,25 +154,25 @@ class NativeDrafts:
         self._step = _Step(num_heads=num_heads, top_k=top_k, num_tested=num_tested)
         for name in (*_TOLD, *_CHAINS, *_FOUND):
             setattr(self._step, name, _address(getattr(self, "_" + name)))
+        self._states = _States()
+        for name in _NOTED:
+            setattr(self._states, name, _address(getattr(self, "_" + name)))
         self._arguments = (
             ctypes.addressof(self._heads),
             ctypes.addressof(self._step),
-            self._hidden.ctypes.data,
+            ctypes.addressof(self._states),
             _address(self._last),
             _address(self._rows),
             _address(self._times),
         )
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, hidden: int, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
-        """See ``Backend.draft``."""
-        count = len(terms.asked)
-        for row, pieces in enumerate(states):
-            if len(pieces) == 1:
-                self._hidden[row] = pieces[0]
-            else:
-                np.concatenate(pieces, out=self._hidden[row])
+        """See ``Heads.draft``."""
+        count = len(ids)
+        self._note(noted, hidden)
+        self._ids[:count] = array("i", ids)
         self._last[: len(tokens)] = array("i", tokens)
         self._order(terms)
         num_calls = self._draft(*self._arguments)
@@ -189,6 +203,15 @@ class NativeDrafts:
                 )
             first += size
         return trees
+
+    def _note(self, noted: Noted, hidden: int) -> None:
+        states = self._states
+        if noted.known is not self._known:
+            self._known, states.known = noted.known, noted.known.ctypes.data
+        states.hidden, states.num_noted = hidden, len(noted.ids)
+        self._noted[: len(noted.ids)] = array("i", noted.ids)
+        self._noted_sizes[: len(noted.ids)] = array("i", noted.sizes)
+        self._noted_rows[: len(noted.rows)] = array("i", noted.rows)
 
     def _order(self, terms: Terms) -> None:
         step = self._step

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Noted, Terms
 from gorgon.llama import ggml
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
@@ -70,7 +70,7 @@ class MedusaHeads:
         raise AssertionError("independent heads guess for all depths at once")
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, hidden: int, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         """Never called; see ``drafts``."""
         raise AssertionError("independent heads guess for all depths at once")

@@ -30,7 +30,7 @@ GGML_COMMIT = "0c1e570"
 # The names under which the wheel's libllama loads them: looked up, never loaded a second time.
 GGML_LIBRARIES = ("libggml-base.so.0", "libggml-cpu.so.0")
 
-INTERFACE = 5  # of native/registration.cpp: what this package relies on
+INTERFACE = 6  # of native/registration.cpp: what this package relies on
 
 _P, _N = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments

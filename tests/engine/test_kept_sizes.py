@@ -102,6 +102,6 @@ def test_states_are_copied_only_while_heads_may_read_them() -> None:
     kept = []
     while driver.engine.has_work:
         driver.step()
-        kept += [bool(s.hidden) for s in driver.engine.scheduler.running]
+        kept += [s.has_states for s in driver.engine.scheduler.running]
     assert 0 < sum(kept) < len(kept) / 2
     driver.close()

@@ -17,6 +17,7 @@ import pytest
 from gorgon.backend import Backend, DraftState, Guesses
 from gorgon.engine.drafter import Drafter, Limits
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.states import States
 from gorgon.request import Request
 from gorgon.speculation.acceptance import Accepted, accept_lossless
 from gorgon.speculation.cost import StepCost, StepTimes
@@ -44,7 +45,8 @@ class World:
         )
         seconds = np.array([[1.0, 1.0 + 63 * SLOPE]])
         cost = StepCost(StepTimes((32,), (1, 64), seconds), 128)
-        self.drafter = Drafter(cast(Backend, heads), cost, clock=self.clock)
+        self.states = States(len(self.texts), 1, 1)
+        self.drafter = Drafter(cast(Backend, heads), self.states, cost, clock=self.clock)
         for number, text in enumerate(self.texts):
             request = Request(str(number), (text[0],), len(text) - 1)
             sampler: Any = None
@@ -76,10 +78,10 @@ class World:
             for sequence, tree, kept in zip(self.sequences, trees, accepted, strict=True):
                 self.drafter.learn(sequence, tree, kept)
                 sequence.tokens += kept.tokens
-                sequence.push_hidden(np.ones((1, 1), np.float32), 0)
+            self.states.note(np.ones((1, 1), np.float32), [(s, [0]) for s in self.sequences])
             if not self.drafter.reads_states(self.sequences):
                 for sequence in self.sequences:
-                    sequence.hidden = []
+                    sequence.has_states = False
             tokens = sum(len(kept.tokens) for kept in accepted)
             self.drafter.observe(len(trees), rows, 32.0, tokens, self.now - began)
             yield trees
@@ -149,7 +151,7 @@ def test_states_are_not_kept_while_it_rests() -> None:
     world = World(random_texts(4))
     for _ in world.steps(200):
         pass
-    kept = [bool(world.sequences[0].hidden) for _ in world.steps(300)]
+    kept = [world.sequences[0].has_states for _ in world.steps(300)]
     assert 0 < sum(kept) < 40
 
 

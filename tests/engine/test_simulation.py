@@ -17,6 +17,7 @@ import pytest
 from gorgon.backend import Backend, DraftState, Floats, Guesses, Ints
 from gorgon.engine.drafter import Drafter, Limits
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.states import States
 from gorgon.request import Request
 from gorgon.speculation.acceptance import Accepted, accept_lossless
 from gorgon.speculation.cost import StepCost, StepTimes
@@ -107,14 +108,15 @@ def simulate(machine: Machine, num_tokens: int) -> float:
     sizes = (1, 64)
     times = StepTimes((32,), sizes, np.array([[t1, t1 * (1 + 63 * machine.slope)]]))
     cost = StepCost(times, 80, machine.change)
-    drafter = Drafter(machine.backend, cost, clock=machine.clock)
+    states = States(2, 1, 1)
+    drafter = Drafter(machine.backend, states, cost, clock=machine.clock)
     made = 0
     while made < num_tokens:
-        made += _run_request(machine, drafter, cost, min(256, num_tokens - made))
+        made += _run_request(machine, drafter, states, min(256, num_tokens - made))
     return made * t1 / machine.now
 
 
-def _run_request(machine: Machine, drafter: Drafter, cost: StepCost, length: int) -> int:
+def _run_request(machine: Machine, drafter: Drafter, states: States, length: int) -> int:
     machine.place = int(machine.chance.integers(0, 3000))
     root = int(machine.texts[machine.place])
     request = Request("r", (root,), length)
@@ -122,14 +124,14 @@ def _run_request(machine: Machine, drafter: Drafter, cost: StepCost, length: int
     sequence = Sequence(request, sampler, 1, None, 0.0, 0.0, [root], [])
     drafter.start(sequence)
     while sequence.num_remaining > 0:
-        began, last = machine.now, cost.last_size
+        began, cost, last = machine.now, drafter.cost, drafter.cost.last_size
         (tree,) = drafter.propose([sequence], Limits(63, 63, 63), 32.0)
         machine.now += float(cost.times.seconds[0][0]) * (1 + (len(tree) - 1) * machine.slope)
         machine.now += machine.change * (len(tree) != last)
         accepted = _accept(machine, tree, sequence.num_remaining)
         drafter.learn(sequence, tree, accepted)
         drafter.observe(1, len(tree), 32.0, len(accepted.tokens), machine.now - began)
-        sequence.push_hidden(np.ones((1, 1), np.float32), 0)
+        states.note(np.ones((1, 1), np.float32), [(sequence, [0])])
         sequence.count(tree, accepted)
         sequence.tokens += accepted.tokens
         machine.place += len(accepted.tokens)

@@ -17,6 +17,7 @@ from gorgon.engine.draft_step import DraftStep
 from gorgon.engine.heads_calls import HeadsCalls
 from gorgon.engine.heads_source import HeadsSource
 from gorgon.engine.sequence import Sequence
+from gorgon.engine.states import States
 from gorgon.errors import HeadsError
 from gorgon.llama import kernels
 from gorgon.llama.heads import Heads, load_heads
@@ -62,7 +63,10 @@ class Case:
         rises = self.rng.uniform(0.0, 2.0 * slope / self.count, self.count + room)
         self.curve = [0.0, *np.cumsum([1.0, *rises]).tolist()][: self.count + room + 1]
         self.trust, self.call = draw(st.floats(0.6, 1.0)), draw(st.floats(1e-6, 0.03))
-        self.hidden = self.rng.normal(size=(self.count, 1 + heads.window, EMBD)).astype(np.float32)
+        self.depth = 1 + heads.window
+        size = self.count, self.depth, EMBD
+        self.earlier, self.last = self.rng.normal(size=(2, *size)).astype(np.float32)
+        self.new = self.rng.integers(1, self.depth + 1, self.count).tolist()  # states of the last
         self.tokens = self.rng.integers(0, VOCAB, (self.count, 4)).tolist()
         looked_up = draw(st.sets(st.integers(0, self.count - 1)))
         self.chains = {root: self._chain(root) for root in sorted(looked_up)}
@@ -72,18 +76,20 @@ class Case:
         size = int(self.rng.integers(1, self.rooms[root] + 1))
         tokens = self.rng.integers(0, VOCAB, size).tolist()
         if root in self.asked and self.rng.random() < 0.7:
-            last = np.array([self.tokens[root][::-1][: 1 + self.heads.window]], np.int32)
-            named = self.heads.propose(DraftState(self.hidden[root : root + 1], last)).tokens
+            new, last = self.new[root], np.array([self.tokens[root][::-1][: self.depth]], np.int32)
+            hidden = np.concatenate([self.last[root, :new], self.earlier[root]])[None, : self.depth]
+            named = self.heads.propose(DraftState(hidden, last)).tokens
             tokens[0] = int(named[0, 0, self.rng.integers(0, 3)])
         return Chain(tokens, self.rng.uniform(0.2, 0.99, size).tolist())
 
     def draft(self, drafts: bool) -> tuple[DraftStep, list[Any], list[float]]:
         """The step, what the heads said of the next tokens, and what the source has learnt."""
         backend = cast(Backend, self._backend(drafts))
-        calls = HeadsCalls(backend, 1.0, lambda: 0.0)
+        sequences = self._sequences()
+        calls = HeadsCalls(backend, self._states(sequences), 1.0, lambda: 0.0)
         calls.propose_cost = CallCost(self.call, self.call / 10, rate=0.0)
         calls.deepen_cost = CallCost(self.call / 2, self.call / 20, rate=0.0)
-        source, sequences = HeadsSource(backend, calls), self._sequences()
+        source = HeadsSource(backend, calls)
         candidates = Candidates([s.tokens[-1] for s in sequences], self.rooms)
         free = list(range(self.count))
         step = DraftStep(candidates, sequences, free, self.curve, trust=self.trust)
@@ -102,8 +108,18 @@ class Case:
             drafts=drafts,
             propose=heads.propose,
             deepen=heads.deepen,
-            draft=heads.draft,
+            draft=lambda noted, *rest: heads.draft(noted, self.last.ctypes.data, *rest),
         )
+
+    def _states(self, sequences: list[Sequence]) -> States:
+        """Earlier states of all requests, and noted rows of the last pass."""
+        states = States(self.count, self.depth, EMBD)
+        rows = [range(i * self.depth, (i + 1) * self.depth) for i in range(self.count)]
+        states.note(self.earlier.reshape(-1, EMBD), zip(sequences, rows, strict=True))
+        states.settle()
+        latest = [row[:new] for row, new in zip(rows, self.new, strict=True)]
+        states.note(self.last.reshape(-1, EMBD), zip(sequences, latest, strict=True))
+        return states
 
     def _sequences(self) -> list[Sequence]:
         sampler: Any = None
@@ -111,7 +127,6 @@ class Case:
         for i in range(self.count):
             request = Request(str(i), tuple(self.tokens[i]), 100)
             sequence = Sequence(request, sampler, i, None, 0.0, 0.0, list(self.tokens[i]), [])
-            sequence.push_hidden(self.hidden[i], self.heads.window)
             sequence.heads_correction = Correction(0.0, self.shifts[i].tolist())
             sequences.append(sequence)
         return sequences
@@ -141,10 +156,9 @@ def test_heads_that_fail_cost_drafts_alone(caplog: pytest.LogCaptureFixture) -> 
         raise HeadsError("injected")
 
     backend = SimpleNamespace(num_heads=2, window=0, searches=False, drafts=True, draft=fail)
-    calls = HeadsCalls(cast(Backend, backend), 1.0, lambda: 0.0)
+    calls = HeadsCalls(cast(Backend, backend), States(1, 1, 4), 1.0, lambda: 0.0)
     sampler: Any = None
     sequence = Sequence(Request("a", (1, 2), 100), sampler, 0, None, 0.0, 0.0, [1, 2], [])
-    sequence.push_hidden(np.ones((1, 4), np.float32), 0)
     step = DraftStep(Candidates([2], [9]), [sequence], [0], [0.0, 1.0, 1.0])
     assert not HeadsSource(cast(Backend, backend), calls).add(step, [0])
     assert [len(tree) for tree in step.trees()] == [1]

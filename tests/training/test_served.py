@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Terms
+from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Noted, Terms
 from gorgon.training.corpus import Corpus
 from gorgon.training.served import NUM_RANKS, calibrate, walk
 
@@ -59,7 +59,7 @@ class CountingHeads:
         raise AssertionError("not asked for")
 
     def draft(
-        self, states: Sequence[Sequence[Floats]], tokens: Sequence[int], terms: Terms
+        self, noted: Noted, hidden: int, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         raise AssertionError("not asked for")
 
