@@ -31,7 +31,7 @@ from gorgon.backend import Backend, DraftState, Floats, Guesses, Ints, Level
 from gorgon.engine.drafter import Drafter, Limits
 from gorgon.engine.sequence import Sequence
 from gorgon.engine.states import States
-from gorgon.llama.heads_beam import locate, width_for
+from gorgon.llama.heads_beam import width_for
 from gorgon.request import Request
 from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.cost import StepCost, StepTimes
@@ -96,8 +96,9 @@ class Tables:
             levels.append(Level(guesses, parents, tokens))
             survivals = (beams[:, :, None] * PROBS).reshape(count, -1)
             chosen = np.argsort(-survivals, axis=1, kind="stable")[:, :width].astype(np.int32)
-            parents, places = locate(chosen, beams.shape[1], TOP_K)
-            tokens = guesses.tokens[parents, 0, places]
+            first = beams.shape[1] * np.arange(count, dtype=np.int32)[:, None]
+            parents = (first + chosen // TOP_K).ravel()
+            tokens = guesses.tokens[parents, 0, chosen.ravel() % TOP_K]
             beams = np.take_along_axis(survivals, chosen, 1)
         return levels
 

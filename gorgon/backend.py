@@ -272,6 +272,19 @@ class Backend(Protocol):
         """
 
     @property
+    def begins(self) -> bool:
+        """Whether heads can be started before they are asked, beside what this processor does."""
+
+    def begin(self, state: DraftState) -> None:
+        """Start on what ``search``, or ``propose`` where there is none, may next be asked.
+
+        They know it by this very ``state``; asked about another one they start anew.
+
+        Raises:
+            HeadsError: when there is no room for it.
+        """
+
+    @property
     def drafts(self) -> bool:
         """Whether ``draft`` is there, and the best way to ask the heads."""
 

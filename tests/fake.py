@@ -140,6 +140,7 @@ class Failures:
     prefills: frozenset[int] = frozenset()
     proposes: frozenset[int] = frozenset()
     deepens: frozenset[int] = frozenset()
+    begins: frozenset[int] = frozenset()
     leave_cells: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -175,6 +176,7 @@ class FakeBackend:
         orders_cells: bool = False,
         captures_graphs: bool = False,
         searches: bool = False,
+        begins: bool = False,
         agreement: float = 0.6,
         failures: Failures | None = None,
     ) -> None:
@@ -186,9 +188,11 @@ class FakeBackend:
         self.conditioned, self.window = conditioned, window
         self.num_embd, self.skips_hidden_cells = _NUM_EMBD, True
         self.orders_cells, self.captures_graphs = orders_cells, captures_graphs
-        self.searches, self.drafts = searches, False
+        self.searches, self.drafts, self.begins = searches, False, begins
         self.agreement = agreement
         self.failures = failures or Failures()
+        self.begun: list[DraftState] = []  # what the heads were started on, and what they were
+        self.asked: list[DraftState] = []  # asked about
         self.samplers: list[FakeSampler] = []
         self.row_counts: list[int] = []  # rows of every prefill and decode
         self._cells: dict[int, Cell] = {}
@@ -208,6 +212,7 @@ class FakeBackend:
         return self._last_output
 
     def propose(self, state: DraftState) -> Guesses:
+        self.asked.append(state)
         if self.failures.strike("proposes"):
             raise HeadsError("injected")
         assert state.hidden.shape == (*state.tokens.shape, _NUM_EMBD)
@@ -241,6 +246,12 @@ class FakeBackend:
             tokens = above.tokens[parents, 0, ranks]
             levels.append(Level(self.deepen(above.states[parents], tokens, depth), parents, tokens))
         return levels
+
+    def begin(self, state: DraftState) -> None:
+        assert self.begins
+        if self.failures.strike("begins"):
+            raise HeadsError("injected")
+        self.begun.append(state)
 
     def draft(
         self, noted: Noted, ids: Sequence[int], tokens: Sequence[int], terms: Terms

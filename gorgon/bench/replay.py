@@ -12,6 +12,7 @@ number of the hidden state of each row that it draws from, and the engine hands 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,6 +116,7 @@ class ReplayBackend:
         assert inner.num_heads == len(accuracies.ranks)
         self._inner, self._conditioned = inner, accuracies.variant == "conditioned"
         self.script = Script(accuracies, inner.num_vocab, seed)
+        self._probs = accuracies.ranks
         self._num_requests = 0
         self.num_cells, self.max_rows = inner.num_cells, inner.max_rows
         self.max_sequences, self.max_position = inner.max_sequences, inner.max_position
@@ -124,6 +126,7 @@ class ReplayBackend:
         self.captures_graphs = inner.captures_graphs
         self.num_heads, self.window = inner.num_heads, inner.window
         self.searches, self.drafts = inner.searches, False
+        self.begins, self.begin = inner.begins, inner.begin
         self.max_guesses = self.script.guesses.shape[-1]
         self.prefill, self.check_sampling = inner.prefill, inner.check_sampling
         self.share, self.remove = inner.share, inner.remove
@@ -147,19 +150,14 @@ class ReplayBackend:
     def search(self, state: DraftState) -> list[Level]:
         """As wide as the real heads search, from the nodes that the script's would go on from."""
         levels: list[Level] = []
-        places, beams = _places(state), np.ones(1)  # how probable each node is that has guesses
-        requests = np.arange(len(places))[:, None]
-        for depth, level in enumerate(self._inner.search(state), 1):
+        found, places = self._inner.search(state), _places(state)
+        beams = _beams(self._probs, len(places), len(found[1].tokens)) if len(found) > 1 else []
+        for depth, level in enumerate(found, 1):
             parents, tokens = level.parents, level.tokens
             if levels:
-                survivals = beams[:, None] * self.script.probs[depth - 2]
-                chosen = np.argsort(-survivals, axis=None, kind="stable")
-                rows, ranks = np.unravel_index(
-                    chosen[: len(tokens) // len(requests)], survivals.shape
-                )
-                parents = (requests * len(beams) + rows).ravel().astype(np.int32)
-                tokens = levels[-1].guesses.tokens[parents, 0, np.tile(ranks, len(requests))]
-                places, beams = places[parents], survivals[rows, ranks]
+                parents, ranks = beams[depth - 2]
+                tokens = levels[-1].guesses.tokens[parents, 0, ranks]
+                places = places[parents]
             levels.append(Level(self._replace(level.guesses, places, depth), parents, tokens))
         return levels
 
@@ -184,6 +182,28 @@ class ReplayBackend:
             return Guesses(guesses, probs)
         marks = places.astype(np.float32)[:, None]
         return Guesses(guesses, probs, np.hstack([marks, computed.states]))
+
+
+@functools.cache
+def _beams(
+    probs: tuple[tuple[float, ...], ...], num_requests: int, num_rows: int
+) -> list[tuple[Ints, Ints]]:
+    """What a search goes on from at each depth but the last: rows, and ranks in them.
+
+    Args:
+        probs: by depth and rank, the same in every row.
+        num_requests: that the search is about.
+        num_rows: that it has at depths beyond the first.
+    """
+    found, beams, width = [], np.ones(1), num_rows // num_requests
+    for ranks in probs[:-1]:
+        survivals = beams[:, None] * np.array(ranks)
+        chosen = np.argsort(-survivals, axis=None, kind="stable")[:width]
+        row, rank = np.unravel_index(chosen, survivals.shape)
+        rows = np.arange(num_requests)[:, None] * len(beams) + row
+        found.append((rows.ravel().astype(np.int32), np.tile(rank, num_requests).astype(np.int32)))
+        beams = survivals[row, rank]
+    return found
 
 
 def _places(state: DraftState) -> Ints:

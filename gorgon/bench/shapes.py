@@ -190,12 +190,13 @@ def write_heads(
     *,
     num_heads: int = 4,
     num_outputs: int = 8192,
-    kind: str = "Q8_0",
 ) -> Path:
     """Write random heads of the size of real ones: ``docs/training.md`` describes both variants.
 
-    ``num_outputs`` is how many tokens they know.
+    ``num_outputs`` is how many tokens they know. Types are those that ``gorgon compile heads``
+    gives released Medusa heads, and that ``gorgon train`` prepares conditioned ones for.
     """
+    kind = "Q8_0" if variant == "medusa" else "Q4_0"
     fill = _fill_medusa if variant == "medusa" else _fill_conditioned
     outputs = min(num_outputs, base.num_vocab)
 

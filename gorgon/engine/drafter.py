@@ -24,7 +24,7 @@ from gorgon.errors import RequestError
 from gorgon.request import SpeculationParams
 from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.candidates import Candidates
-from gorgon.speculation.cost import CallCost, StepCost
+from gorgon.speculation.cost import CallCost, OutsideCost, StepCost
 from gorgon.speculation.gate import Gate
 from gorgon.speculation.habit import Habit
 from gorgon.speculation.hindsight import Hindsight
@@ -40,6 +40,7 @@ from gorgon.speculation.tree import (
 
 _LEAST_SPELL = 16  # steps with drafts in a row before some go without,
 _CHECKS = 2  # as many: the first may pay for the change
+_KEPT_SPELL, _KEPT_CHECKS = 64, 4  # the same where changes are dear
 _SURE = 2.0  # standard deviations by which drafts must gain to need no such steps
 
 
@@ -77,7 +78,8 @@ class Drafter:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend, self.cost, self._clock = backend, cost, clock
-        self._habit, self._hindsight = habit, Hindsight()
+        self._habit, self._hindsight, self._outside = habit, Hindsight(), OutsideCost()
+        self._checked = (_LEAST_SPELL, _CHECKS) if habit is None else (_KEPT_SPELL, _KEPT_CHECKS)
         self._gate, self._heads_gate = Gate(), Gate()  # for all sources, and for the heads
         self._reach = 16  # drafts of a step that are thought about; more once many are taken
         self._spell = 0  # steps in a row with drafts
@@ -176,7 +178,7 @@ class Drafter:
         if not free:
             return True
         if self._checks or self._doubts(len(sequences)):
-            self._checks = (self._checks or _CHECKS) - 1
+            self._checks = (self._checks or self._checked[1]) - 1
             return True
         if self._habit is not None:
             return self._habit.rests(len(sequences))
@@ -191,7 +193,7 @@ class Drafter:
         """Whether to go without drafts for some steps, since what these take may have changed."""
         gate = self._gate if self._habit is None else self._habit
         gain = gate.gain(num_requests)
-        return gain > 0.0 and self._spell >= _LEAST_SPELL and gain < _SURE * self.cost.doubt()
+        return gain > 0.0 and self._spell >= self._checked[0] and gain < _SURE * self.cost.doubt()
 
     def _choose(
         self,
@@ -236,6 +238,8 @@ class Drafter:
         began = self._clock()
         most = len(sequences) + min(max_drafts, candidates.num_drafts + MAX_NODES - 1)
         num_sure, curve = len(candidates), self.cost.curve(context, most, len(sequences))
+        for n in range(num_sure + 1, len(curve)):
+            curve[n] += self._outside.drafting(n - len(sequences), len(sequences))
         trust = partial(self._hindsight.factor, len(sequences))
         plan = self._habit.plan(num_sure, self.cost.last_size, curve, trust)
         step = DraftStep(candidates, sequences, free, curve, plan)
@@ -280,10 +284,29 @@ class Drafter:
         gate = self._gate if self._gate.is_shut(num_requests) else self._heads_gate
         return gate.is_open_within(num_requests, steps)
 
+    def begin(self, sequences: Seq[Sequence]) -> None:
+        """Let the device look at what the next step will ask about ``sequences``, if it will.
+
+        It then does so while this processor ends the step.
+        """
+        if not self._backend.begins or self._habit is None or self._checks:
+            return
+        if self._habit.drafts_within(len(sequences), 1):
+            asked = [s for s in sequences if s.shape is None and s.num_remaining > 1]
+            asked = [s for s in asked if _can_use_heads(s)]
+            if asked:
+                self.heads.begin(asked)
+
     # -- feedback ---------------------------------------------------------------------------------
 
     def observe(
-        self, num_requests: int, num_rows: int, context: float, tokens: int, seconds: float
+        self,
+        num_requests: int,
+        num_rows: int,
+        context: float,
+        tokens: int,
+        seconds: float,
+        model: float,
     ) -> None:
         """Learn from a step as a whole.
 
@@ -293,10 +316,17 @@ class Drafter:
             context: as ``propose`` was told.
             tokens: what came of it.
             seconds: what it took, the heads included.
+            model: of these in the model.
         """
         self._spell = self._spell + 1 if num_rows > num_requests else 0
         seconds -= self._look  # spent whatever comes of it; the gate counts it
-        self.cost.observe(num_rows, context, seconds - self.heads.seconds, num_requests)
+        passes = seconds - self.heads.seconds
+        if self._habit is not None:
+            num_drafts = num_rows - num_requests
+            passes -= self._outside.drafting(num_drafts, num_requests)
+            outside = seconds - self.heads.seconds - model
+            self._outside.observe(num_drafts, num_requests, outside)
+        self.cost.observe(num_rows, context, passes, num_requests)
         if self._expected is None:
             self._hindsight.forget(num_requests)
         else:

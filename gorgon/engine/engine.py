@@ -214,11 +214,16 @@ class Engine:
             self.pool.undo(placements)
             return [self._fail(sequence, error) for sequence in sequences]
         accepted = [self._accept(placement, output) for placement in placements]
+        for placement, kept in zip(placements, accepted, strict=True):
+            placement.sequence.tokens += kept.tokens
+        self._keep_states(placements, accepted, output)
         self.pool.commit([(p, a.path) for p, a in zip(placements, accepted, strict=True)])
-        self._learn(placements, accepted, output)
+        for placement, kept in zip(placements, accepted, strict=True):
+            self.drafter.learn(placement.sequence, placement.tree, kept)
         self.times.heads = self.drafter.heads.seconds
         tokens, seconds = sum([len(a.tokens) for a in accepted]), time.perf_counter() - began
-        self.drafter.observe(len(sequences), len(rows), context, tokens, seconds)
+        model = self.times.model - self.times.prefill
+        self.drafter.observe(len(sequences), len(rows), context, tokens, seconds, model)
         return [self._update(p, a, output) for p, a in zip(placements, accepted, strict=True)]
 
     def _forward(self, rows: list[BatchRow]) -> Output:
@@ -276,7 +281,6 @@ class Engine:
         self._time(sequence)
         sequence.count(placement.tree, accepted)
         sequence.max_batch = max(sequence.max_batch, len(self.scheduler.running))
-        sequence.tokens += accepted.tokens
         depths = (*range(1, len(accepted.path)), 0)
         finish = self._finish_reason(sequence)
         stats = sequence.stats() if finish else None
@@ -296,17 +300,19 @@ class Engine:
             tree=trace_tree(placement.tree, accepted.path) if request.want_tree else None,
         )
 
-    def _learn(self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output) -> None:
-        """Tell the drafter what came, and keep the states that the heads will read."""
-        for placement, kept in zip(placements, accepted, strict=True):
-            self.drafter.learn(placement.sequence, placement.tree, kept)
+    def _keep_states(
+        self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output
+    ) -> None:
+        """Keep what the heads will read, and let them start on it."""
         if not self.backend.num_heads:
             return
-        if self.drafter.reads_states([placement.sequence for placement in placements]):
+        sequences = [placement.sequence for placement in placements]
+        if self.drafter.reads_states(sequences):
             self._note_states(placements, accepted, output)
+            self.drafter.begin([s for s in sequences if self._finish_reason(s) is None])
         else:
-            for placement in placements:
-                placement.sequence.has_states = False
+            for sequence in sequences:
+                sequence.has_states = False
 
     def _note_states(
         self, placements: Seq[Placement], accepted: Seq[Accepted], output: Output

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -41,16 +41,36 @@ class HeadsCalls:
         self.propose_cost = CallCost(0.05 * typical, 0.02 * typical)
         self.deepen_cost = CallCost(0.03 * typical, 0.01 * typical)
         self.seconds = 0.0  # in calls, since the caller last set it to zero
+        self._begun: _Begun | None = None
+
+    def begin(self, sequences: Seq[Sequence]) -> None:
+        """Let the device begin with what is asked next, by ``propose`` or ``search``."""
+        began = self._clock()
+        state = self._state(sequences)
+        try:
+            self._backend.begin(state)
+        except GorgonError as error:
+            logger.warning(_FAILED, error)
+        elapsed = self._clock() - began
+        self.seconds += elapsed
+        self._begun = _Begun(_places(sequences), state, elapsed)
 
     def propose(self, sequences: Seq[Sequence]) -> Guesses | None:
         """First guesses about ``sequences``, a row each: of all depths from independent heads."""
-        state = self._state(sequences)
-        return self._timed(len(sequences), self.propose_cost, lambda: self._backend.propose(state))
+        return self._ask(sequences, self._backend.propose)
 
     def search(self, sequences: Seq[Sequence]) -> Seq[Level] | None:
         """All depths of conditioned heads at once, where the backend searches."""
-        state = self._state(sequences)
-        return self._timed(len(sequences), self.propose_cost, lambda: self._backend.search(state))
+        return self._ask(sequences, self._backend.search)
+
+    def _ask(self, sequences: Seq[Sequence], ask: Callable[[DraftState], _Found]) -> _Found | None:
+        begun, self._begun = self._begun, None
+        if begun is not None and begun.places == _places(sequences):
+            state, earlier = begun.state, begun.seconds
+        else:
+            state, earlier = self._state(sequences), 0.0
+        rows, cost = len(sequences), self.propose_cost
+        return self._timed(rows, cost, lambda: ask(state), earlier)
 
     def deepen(self, guesses: Guesses, above: Seq[tuple[int, int]], depth: int) -> Guesses | None:
         """Guesses at ``depth`` below nodes given by the row of ``guesses`` and their token."""
@@ -84,7 +104,10 @@ class HeadsCalls:
         tokens = [sequence.last_tokens(1 + self._backend.window) for sequence in sequences]
         return DraftState(self._states.read(sequences), np.array(tokens, np.int32))
 
-    def _timed(self, rows: int, cost: CallCost, call: Callable[[], _Found]) -> _Found | None:
+    def _timed(
+        self, rows: int, cost: CallCost, call: Callable[[], _Found], earlier: float = 0.0
+    ) -> _Found | None:
+        """What ``call`` gives; what it takes, and ``earlier`` seconds, are a sample of ``cost``."""
         began = self._clock()
         try:
             found = call()
@@ -93,5 +116,17 @@ class HeadsCalls:
             return None
         elapsed = self._clock() - began
         self.seconds += elapsed
-        cost.observe(rows, elapsed)
+        cost.observe(rows, earlier + elapsed)
         return found
+
+
+class _Begun(NamedTuple):
+    """What the device was told to look at: requests as far as they had come, and its seconds."""
+
+    places: list[tuple[Sequence, int]]
+    state: DraftState
+    seconds: float
+
+
+def _places(sequences: Seq[Sequence]) -> list[tuple[Sequence, int]]:
+    return [(sequence, len(sequence.tokens)) for sequence in sequences]

@@ -101,6 +101,7 @@ class LlamaBackend:
         self.window = self.heads.window if self.heads else 0
         self.searches = self.heads is not None and self.heads.searches
         self.drafts = self.heads is not None and self.heads.drafts
+        self.begins = self.heads is not None and self.heads.begins
         self.prefill = self.context.prefill
         self.decode = self.context.decode
         self.share = self.context.share
@@ -129,6 +130,11 @@ class LlamaBackend:
         """See ``Backend``."""
         assert self.heads is not None
         return self.heads.search(state)
+
+    def begin(self, state: DraftState) -> None:
+        """See ``Backend``."""
+        assert self.heads is not None
+        self.heads.begin(state)
 
     def draft(
         self, noted: Noted, ids: Sequence[int], tokens: Sequence[int], terms: Terms

@@ -54,6 +54,13 @@ class Heads(Protocol):
         """See ``Backend``."""
 
     @property
+    def begins(self) -> bool:
+        """See ``Backend``."""
+
+    def begin(self, state: DraftState) -> None:
+        """See ``Backend``."""
+
+    @property
     def drafts(self) -> bool:
         """See ``Backend``."""
 

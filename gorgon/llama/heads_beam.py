@@ -12,19 +12,23 @@ Knows how beams are chosen; what a block computes is its caller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from gorgon.backend import Floats, Ints
+from gorgon.backend import Ints
 from gorgon.llama import ggml
 from gorgon.llama.heads_graph import pick
 from gorgon.llama.tensors import join, shape_of, type_of
 
-MOST_BEAMS, MOST_ROWS = (
-    4,
-    8,
-)  # of a request, and of all where there are several: few rows cost as one
+MOST_BEAMS, MOST_ROWS = 4, 8  # of a request, and of several together: few rows cost as one
+
+
+Places = npt.NDArray[np.intp]
 
 
 def width_for(requests: int) -> int:
@@ -97,27 +101,62 @@ def _with_type(context: int, x: int, kind: int) -> int:
     return x if type_of(x) == kind else int(ggml.cast(context, x, kind))
 
 
-def split(found: Floats, requests: int, depths: int, top_k: int) -> Iterator[Floats]:
-    """The parts of what ``build`` returned, flat, in order."""
-    width = width_for(requests)
+class Rows(NamedTuple):
+    """Those of one depth: ``width`` of each request, from ``start`` on."""
+
+    start: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts of what ``build`` returned lie in it.
+
+    ``ids`` and ``probs`` have shape [rows of all depths, top_k], ``chosen`` [depths - 1, requests,
+    width].
+    """
+
+    ids: Places
+    probs: Places
+    chosen: Places
+    levels: tuple[Rows, ...]
+
+
+@functools.cache
+def layout(requests: int, depths: int, top_k: int) -> Layout:
+    """That of a search about so many requests."""
+    width, first, place = width_for(requests), 0, 0
+    ids, probs, chosen, levels = list[Places](), list[Places](), list[Places](), list[Rows]()
     for depth in range(depths):
-        rows = requests * (width if depth else 1)
-        for size in (rows * top_k, rows * top_k, requests * width if depth + 1 < depths else 0):
-            part, found = found[:size], found[size:]
-            if size:
-                yield part
+        beams = width if depth else 1
+        levels.append(Rows(first, beams))
+        first, size = first + requests * beams, requests * beams * top_k
+        ids.append(np.arange(place, place + size))
+        probs.append(ids[-1] + size)
+        place += 2 * size
+        if depth + 1 < depths:
+            chosen.append(np.arange(place, place + requests * width))
+            place += requests * width
+    return Layout(
+        np.concatenate(ids).reshape(-1, top_k),
+        np.concatenate(probs).reshape(-1, top_k),
+        np.array(chosen, np.intp).reshape(depths - 1, requests, width),
+        tuple(levels),
+    )
 
 
-def locate(chosen: Ints, beams: int, top_k: int) -> tuple[Ints, Ints]:
-    """What a depth went on from: rows of the depth above, and places among the guesses there.
+def locate(chosen: Ints, top_k: int) -> tuple[Ints, Ints]:
+    """What each depth but the last went on from, [depths - 1, requests * width] twice.
 
     Args:
-        chosen: [requests, width], as ``build`` gives it.
-        beams: rows that each request had above.
+        chosen: [depths - 1, requests, width], as ``build`` gives it.
         top_k: guesses of each row.
 
     Returns:
-        Two arrays of shape [requests * width].
+        Rows of the depth, and places among the guesses there.
     """
-    first = beams * np.arange(len(chosen), dtype=np.int32)[:, None]
-    return (first + chosen // top_k).ravel(), (chosen % top_k).ravel()
+    depths, requests, width = chosen.shape
+    first = np.arange(requests, dtype=np.int32)[:, None] * np.ones(depths, np.int32)[:, None, None]
+    first[1:] *= width  # beams of a request; at the roots there is one
+    shape = depths, requests * width
+    return (first + chosen // top_k).reshape(shape), (chosen % top_k).reshape(shape)

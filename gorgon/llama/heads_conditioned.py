@@ -26,7 +26,17 @@ from gorgon.llama.embeddings import Embeddings
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_drafts import NativeDrafts
 from gorgon.llama.heads_file import HeadsInfo
-from gorgon.llama.heads_graph import Build, Graph, Graphs, Port, best, pieces, size_for
+from gorgon.llama.heads_graph import (
+    SIZES,
+    Ahead,
+    Build,
+    Graph,
+    Graphs,
+    Port,
+    best,
+    pieces,
+    size_for,
+)
 from gorgon.llama.heads_guesses import NativeRanking, Ranking, joined, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import part, row_bytes, shape_of
@@ -52,8 +62,9 @@ class ConditionedHeads:
         self._state_size = info.num_embd + (info.num_hidden if info.window else 0)
         self._roots = Graphs(self._make_root)
         self._nodes = Graphs(self._make_node)
-        self._beams = Graphs(self._make_beams)
+        self._beams, self._ahead = Graphs(self._make_beams), Ahead()
         self.searches = EMBEDDINGS in weights
+        self.begins = self.searches and device.staging_type is not None
         native = kernels.functions()
         self._native: NativeDrafts | None = None
         if native is not None and isinstance(ranking, NativeRanking) and not self.searches:
@@ -88,9 +99,18 @@ class ConditionedHeads:
             [self._deepen(states[piece], tokens[piece], depth) for piece in pieces(len(states))]
         )
 
+    def begin(self, state: DraftState) -> None:
+        """See ``Backend``."""
+        self._ahead.take(None)
+        if len(state.hidden) <= SIZES[-1]:
+            self._ahead.start(state, self._filled_beams(state.hidden, state.tokens))
+
     def search(self, state: DraftState) -> list[Level]:
         """See ``Backend``."""
         hidden, tokens = state.hidden, state.tokens
+        graph = self._ahead.take(state)
+        if graph is not None:
+            return self._levels(graph, tokens)
         found = [self._search(hidden[piece], tokens[piece]) for piece in pieces(len(hidden))]
         return joined(found)
 
@@ -102,24 +122,32 @@ class ConditionedHeads:
         return self._native.draft(noted, hidden, ids, tokens, terms)
 
     def _search(self, hidden: Floats, tokens: Ints) -> list[Level]:
-        graph, count = self._beams.at_least(len(hidden)), len(hidden)
-        self._fill_roots(graph, hidden, tokens)
+        graph = self._filled_beams(hidden, tokens)
         graph.run()
-        size = size_for(count)
-        width, depths = heads_beam.width_for(size), self.num_heads
-        parts = heads_beam.split(graph.outputs[0].array.ravel(), size, depths, self.top_k)
-        levels, rows, above = [], count, (np.arange(count, dtype=np.int32), tokens[:, 0])
-        for depth in range(1, depths + 1):
-            ids = next(parts).astype(np.int32).reshape(-1, 1, self.top_k)[:rows]
-            probs = next(parts).reshape(-1, 1, self.top_k)[:rows]
-            levels.append(Level(self._ranking.rank(ids, probs, range(depth, depth + 1)), *above))
-            if depth < depths:
-                chosen = next(parts).astype(np.int32).reshape(-1, width)[:count]
-                parents, places = heads_beam.locate(chosen, rows // count, self.top_k)
-                above, rows = (
-                    (parents, self._ranking.tokens(ids[parents, 0, places])),
-                    count * width,
-                )
+        return self._levels(graph, tokens)
+
+    def _filled_beams(self, hidden: Floats, tokens: Ints) -> Graph:
+        graph = self._beams.at_least(len(hidden))
+        self._fill_roots(graph, hidden, tokens)
+        return graph
+
+    def _levels(self, graph: Graph, tokens: Ints) -> list[Level]:
+        """What ``graph`` found below ``tokens``, a row for each request."""
+        (port,), count, top_k = graph.outputs, len(tokens), self.top_k
+        places = heads_beam.layout(size_for(count), self.num_heads, top_k)
+        found = port.array.ravel()
+        ids, probs, chosen = map(found.take, (places.ids, places.probs, places.chosen))
+        ids, chosen = ids.astype(np.int32), chosen.astype(np.int32)
+        parents, ranks = heads_beam.locate(chosen, top_k)
+        rows = [slice(at.start, at.start + count * at.width) for at in places.levels]
+        guesses = self._ranking.rank_levels(ids[:, None], probs[:, None], rows)
+        above = np.arange(count, dtype=np.int32), tokens[:, 0]
+        levels = [Level(guesses[0], *above)]
+        for depth, below in enumerate(guesses[1:]):
+            size = len(below.tokens)
+            parent, rank = parents[depth, :size], ranks[depth, :size]
+            outputs = ids[places.levels[depth].start + parent, rank]
+            levels.append(Level(below, parent, self._ranking.tokens(outputs)))
         return levels
 
     def _fill_roots(self, graph: Graph, hidden: Floats, tokens: Ints) -> None:

@@ -1,7 +1,7 @@
 """ggml graphs that are built once for a number of rows and run many times.
 
 Knows nothing of heads. On the CPU, inputs and outputs are NumPy views of the tensors themselves;
-on a GPU they are copied over.
+on a GPU they are copied over, and a graph can be started long before its outputs are wanted.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy.typing as npt
 
+from gorgon.backend import DraftState
 from gorgon.errors import HeadsError
 from gorgon.llama import ggml
 from gorgon.llama.heads_weights import Device
-from gorgon.llama.tensors import empty_like, make_context, shape_of, view
+from gorgon.llama.tensors import array_at, empty_like, make_context, shape_of, view
 
 _MAX_NODES = 2048
 
@@ -37,10 +38,25 @@ class Port:
     """A tensor as an array of NumPy's shape, the contiguous dimension last."""
 
     def __init__(self, tensor: int, device: Device) -> None:
-        self._handle, self._tensor = device.handle, tensor
+        self._handle, self._tensor, self._buffer = device.handle, tensor, 0
         self.is_copy = not ggml.backend_buft_is_host(device.buffer_type)
-        self.array: npt.NDArray[Any] = empty_like(tensor) if self.is_copy else view(tensor)
+        self.array: npt.NDArray[Any] = self._staging(device) if self.is_copy else view(tensor)
         self.address, self._size = self.array.ctypes.data, self.array.nbytes
+
+    def _staging(self, device: Device) -> npt.NDArray[Any]:
+        """Memory that the device reads and writes while this processor goes on, if it has such."""
+        if device.staging_type is not None:
+            size = ggml.nbytes(self._tensor)
+            self._buffer = ggml.backend_buft_alloc_buffer(device.staging_type, size) or 0
+        if not self._buffer:
+            return empty_like(self._tensor)
+        return array_at(ggml.backend_buffer_get_base(self._buffer), self._tensor)
+
+    def close(self) -> None:
+        """Free the memory that is not the tensor's own; ``array`` must not be used afterwards."""
+        if self._buffer:
+            ggml.backend_buffer_free(self._buffer)
+            self._buffer = 0
 
     def push(self) -> None:
         """Queue what was written to ``array``, if it is a copy, for the device."""
@@ -77,6 +93,8 @@ class Graph:
             ggml.set_output(tensor)
             ggml.build_forward_expand(self.handle, tensor)
         self._allocator = ggml.gallocr_new(device.buffer_type)
+        self.inputs, self.outputs = list[Port](), list[Port]()
+        self._status = ggml.STATUS_SUCCESS
         try:
             self._check()
         except HeadsError:
@@ -98,24 +116,41 @@ class Graph:
         if not ggml.gallocr_alloc_graph(self._allocator, self.handle):
             raise HeadsError("no memory to run the heads on this device; use fewer layers on it")
 
+    def start(self) -> None:
+        """Let the device compute ``outputs`` from ``inputs``, neither to be touched till the end.
+
+        The end is ``finish``.
+        """
+        for port in self._pushed:
+            port.push()
+        self._status = ggml.backend_graph_compute_async(self._device.handle, self.handle)
+        for port in self._pulled:
+            port.pull()
+
+    def finish(self) -> None:
+        """Wait for what was started.
+
+        Raises:
+            HeadsError: when the device failed.
+        """
+        if self._pulled:  # else this processor has computed it
+            ggml.backend_synchronize(self._device.handle)
+        if self._status != ggml.STATUS_SUCCESS:
+            raise HeadsError("the heads failed on the device")
+
     def run(self) -> None:
         """Compute ``outputs`` from ``inputs``.
 
         Raises:
             HeadsError: when the device fails.
         """
-        for port in self._pushed:
-            port.push()
-        status = ggml.backend_graph_compute_async(self._device.handle, self.handle)
-        for port in self._pulled:
-            port.pull()
-        if self._pulled:  # else this processor has computed it
-            ggml.backend_synchronize(self._device.handle)
-        if status != ggml.STATUS_SUCCESS:
-            raise HeadsError("the heads failed on the device")
+        self.start()
+        self.finish()
 
     def close(self) -> None:
         """Free the memory of inputs and outputs; their arrays must not be used afterwards."""
+        for port in (*self.inputs, *self.outputs):
+            port.close()
         self.inputs, self.outputs = [], []
         ggml.gallocr_free(self._allocator)
         ggml.free(self._context)
@@ -141,6 +176,32 @@ class Graphs:
         for graph in self._by_size.values():
             graph.close()
         self._by_size.clear()
+
+
+class Ahead:
+    """A graph that was started on a state before anybody asked what comes of it."""
+
+    def __init__(self) -> None:
+        self._started: tuple[DraftState, Graph] | None = None
+
+    def start(self, state: DraftState, graph: Graph) -> None:
+        """Start ``graph``, whose inputs hold ``state``."""
+        graph.start()
+        self._started = state, graph
+
+    def take(self, state: DraftState | None) -> Graph | None:
+        """The graph that was started on this very ``state``, finished, if one was.
+
+        Another one is waited for: its memory may be written to again.
+
+        Raises:
+            HeadsError: when the device failed.
+        """
+        if self._started is None:
+            return None
+        (known, graph), self._started = self._started, None
+        graph.finish()
+        return graph if known is state else None
 
 
 def _new_input(context: int, shape: tuple[int, ...]) -> int:

@@ -55,21 +55,36 @@ class Ranking:
         """
         shape = (-1, len(depths), self.top_k)
         outputs, probs = (port.array.reshape(shape)[:rows] for port in ports)
-        return self.rank(outputs, probs, depths, states)
+        tokens, ranked = self._sorted(outputs, probs)
+        for i, depth in enumerate(depths):
+            self._calibrate(ranked[:, i], depth)
+        return Guesses(tokens, ranked, states)
 
-    def rank(
-        self, outputs: Ints | Floats, probs: Floats, depths: range, states: Floats | None = None
-    ) -> Guesses:
-        """Guesses from ``outputs`` [rows, depths, top_k], in any order, and raw ``probs``."""
+    def rank_levels(
+        self, outputs: Ints | Floats, probs: Floats, levels: Sequence[slice]
+    ) -> list[Guesses]:
+        """Guesses from ``outputs`` [rows, 1, top_k], in any order, and raw ``probs``.
+
+        ``levels`` are the rows of depth 1, 2 ...
+        """
+        tokens, ranked = self._sorted(outputs, probs)
+        for depth, rows in enumerate(levels, 1):
+            self._calibrate(ranked[rows], depth)
+        return [Guesses(tokens[rows], ranked[rows]) for rows in levels]
+
+    def _sorted(self, outputs: Ints | Floats, probs: Floats) -> tuple[Ints, Floats]:
+        """Token ids and raw probabilities, likeliest first, in the shape that they came in."""
         top_k = probs.shape[-1]
         order = np.negative(probs).reshape(-1, top_k).argsort(kind="stable")
         order += self._offsets_for(len(order), top_k)
         ids = outputs.take(order).astype(np.int32, copy=False)
-        ranked = probs.take(order).reshape(probs.shape)
-        for i, depth in enumerate(depths if self._calibration else ()):
+        return self.tokens(ids).reshape(outputs.shape), probs.take(order).reshape(probs.shape)
+
+    def _calibrate(self, probs: Floats, depth: int) -> None:
+        """Make survivals of the raw ``probs`` at ``depth``, in place."""
+        if self._calibration:
             knots = self._calibration[depth - 1]
-            ranked[:, i] = np.interp(ranked[:, i], knots.x, knots.y)
-        return Guesses(self.tokens(ids).reshape(outputs.shape), ranked, states)
+            probs[...] = np.interp(probs, knots.x, knots.y)
 
     def tokens(self, outputs: Ints) -> Ints:
         """The token ids of ``outputs``."""

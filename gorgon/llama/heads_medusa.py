@@ -17,7 +17,7 @@ from gorgon.backend import Drafts, DraftState, Floats, Guesses, Ints, Level, Not
 from gorgon.llama import ggml
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads_file import HeadsInfo
-from gorgon.llama.heads_graph import Graph, Graphs, pieces
+from gorgon.llama.heads_graph import SIZES, Ahead, Graph, Graphs, pieces
 from gorgon.llama.heads_guesses import Ranking, merged
 from gorgon.llama.heads_weights import Device, Weights
 from gorgon.llama.tensors import join, part, shape_of
@@ -32,7 +32,8 @@ class MedusaHeads:
         self._info, self._weights, self._device = info, weights, device
         self._ranking, self.top_k = ranking, ranking.top_k
         self.num_heads = info.num_heads
-        self._graphs = Graphs(self._make)
+        self._graphs, self._ahead = Graphs(self._make), Ahead()
+        self.begins = device.staging_type is not None
 
     @staticmethod
     def stacks(file: GgufFile, info: HeadsInfo) -> list[list[str]]:
@@ -56,13 +57,28 @@ class MedusaHeads:
 
     def propose(self, state: DraftState) -> Guesses:
         """See ``Backend``."""
-        hidden = state.hidden[:, 0]
+        hidden, graph = state.hidden[:, 0], self._ahead.take(state)
+        if graph is not None:
+            return self._guesses(graph, len(hidden))
         return merged([self._propose(hidden[piece]) for piece in pieces(len(hidden))])
 
+    def begin(self, state: DraftState) -> None:
+        """See ``Backend``."""
+        self._ahead.take(None)
+        if len(state.hidden) <= SIZES[-1]:
+            self._ahead.start(state, self._filled(state.hidden[:, 0]))
+
     def _propose(self, hidden: Floats) -> Guesses:
-        graph, count = self._graphs.at_least(len(hidden)), len(hidden)
-        graph.inputs[0].array[:count] = hidden
+        graph = self._filled(hidden)
         graph.run()
+        return self._guesses(graph, len(hidden))
+
+    def _filled(self, hidden: Floats) -> Graph:
+        graph = self._graphs.at_least(len(hidden))
+        graph.inputs[0].array[: len(hidden)] = hidden
+        return graph
+
+    def _guesses(self, graph: Graph, count: int) -> Guesses:
         return self._ranking.read(graph.outputs, count, range(1, 1 + self.num_heads))
 
     def search(self, state: DraftState) -> list[Level]:

@@ -34,6 +34,11 @@ class Device:
         if not self.is_gpu:
             ggml.backend_cpu_set_n_threads(self.handle, settings.threads)
         self.buffer_type = int(ggml.backend_get_default_buffer_type(self.handle))
+        # Of host memory that the device copies to and from by itself; none where it needs no copy.
+        self.staging_type: int | None = None
+        if self.is_gpu:
+            device = ggml.backend_get_device(self.handle)
+            self.staging_type = ggml.backend_dev_host_buffer_type(device)
 
     def close(self) -> None:
         """Free the device; what lies on it must be freed before."""

@@ -49,8 +49,13 @@ def empty_like(tensor: int) -> npt.NDArray[Any]:
 
 def view(tensor: int) -> npt.NDArray[Any]:
     """The elements of a contiguous tensor in host memory, without a copy."""
+    return array_at(ggml.get_data(tensor), tensor)
+
+
+def array_at(address: int, tensor: int) -> npt.NDArray[Any]:
+    """What lies at ``address`` as an array for the elements of ``tensor``."""
     array = empty_like(tensor)
-    memory = (ctypes.c_char * array.nbytes).from_address(ggml.get_data(tensor))
+    memory = (ctypes.c_char * array.nbytes).from_address(address)
     return np.ndarray(array.shape, array.dtype, buffer=memoryview(memory))
 
 

@@ -245,6 +245,34 @@ class CallCost:
         self.per_row *= factor
 
 
+class OutsideCost:
+    """Seconds of a step outside the model and the heads: trees, batches, acceptance, bookkeeping.
+
+    Once measured on a GPU's host and since then taken to be so many times as much, whatever the
+    step: so the first steps with many requests know what those with few have cost.
+    """
+
+    _STEP, _REQUEST = 50e-6, 25e-6
+    _DRAFTING, _DRAFTED_REQUEST, _DRAFT = 100e-6, 50e-6, 15e-6
+    _RATE, _MOST = 0.03, 3.0  # of one step in what is known, and what it can be over that
+
+    def __init__(self) -> None:
+        self._factor = 1.0
+
+    def drafting(self, num_drafts: int, num_requests: int) -> float:
+        """Seconds that drafts add to a step."""
+        if num_drafts <= 0:
+            return 0.0
+        drafted = min(num_drafts, num_requests) * self._DRAFTED_REQUEST
+        return self._factor * (self._DRAFTING + drafted + self._DRAFT * num_drafts)
+
+    def observe(self, num_drafts: int, num_requests: int, seconds: float) -> None:
+        """Learn from what a step took outside the model and the heads."""
+        plain = self._factor * (self._STEP + self._REQUEST * num_requests)
+        expected = plain + self.drafting(num_drafts, num_requests)
+        self._factor *= 1.0 + self._RATE * (min(seconds / expected, self._MOST) - 1.0)
+
+
 def smooth(samples: Sequence[Sequence[float]]) -> Floats:
     """Lower quartiles of repeated times by rising n, falls within their noise taken out.
 

@@ -10,7 +10,7 @@ import pytest
 from gorgon.request import SamplingParams, SpeculationParams
 from gorgon.speculation.cost import StepCost, StepTimes
 from tests.engine.driver import Driver
-from tests.fake import FakeBackend
+from tests.fake import Failures, FakeBackend
 
 AUTOMATIC = SpeculationParams(mode="medusa")
 
@@ -30,7 +30,12 @@ class SteadyCost(StepCost):
 
 
 def drive(
-    slope: float, agreement: float, num_requests: int, searches: bool = False, **settings: object
+    slope: float,
+    agreement: float,
+    num_requests: int,
+    searches: bool = False,
+    failures: Failures | None = None,
+    **settings: object,
 ) -> Driver:
     backend = FakeBackend(
         num_cells=2048,
@@ -39,6 +44,8 @@ def drive(
         conditioned=True,
         captures_graphs=True,
         searches=searches,
+        begins=True,
+        failures=failures,
     )
     driver = Driver(backend, SteadyCost(slope), **settings)
     for seed in range(num_requests):
@@ -65,6 +72,23 @@ def test_good_drafts_on_a_flat_machine_make_large_steps_of_one_size(
     assert changes <= len(sizes) / 5
     assert np.median(sizes) > 2 * num_requests
     assert sum(a.sure_stats.accepted for a in driver.answers.values()) > 50
+    driver.close()
+
+
+@pytest.mark.parametrize("num_requests", [1, 3])
+def test_heads_begin_with_what_the_next_step_asks(num_requests: int) -> None:
+    driver = drive(0.002, 0.9, num_requests, searches=True)
+    begun, asked = driver.backend.begun, driver.backend.asked
+    known = {id(state) for state in begun}
+    assert len(asked) > 20
+    assert sum(id(state) in known for state in asked) > 0.9 * len(asked)
+    assert len(begun) < 1.2 * len(asked)
+    driver.close()
+
+
+def test_heads_that_cannot_begin_are_asked_all_the_same() -> None:
+    driver = drive(0.002, 0.9, 1, searches=True, failures=Failures(begins=frozenset(range(10))))
+    assert len(driver.backend.asked) > len(driver.backend.begun) > 0
     driver.close()
 
 

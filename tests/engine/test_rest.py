@@ -73,7 +73,8 @@ class World:
             began = self.now
             trees = self.drafter.propose(self.sequences, Limits(63, 63, 63), 32.0)
             rows = sum(len(tree) for tree in trees)
-            self.now += plain_seconds(len(trees)) + (rows - len(trees)) * self.draft_seconds
+            model = plain_seconds(len(trees)) + (rows - len(trees)) * self.draft_seconds
+            self.now += model
             accepted = [self._accept(i, tree) for i, tree in enumerate(trees)]
             for sequence, tree, kept in zip(self.sequences, trees, accepted, strict=True):
                 self.drafter.learn(sequence, tree, kept)
@@ -83,7 +84,7 @@ class World:
                 for sequence in self.sequences:
                     sequence.has_states = False
             tokens = sum(len(kept.tokens) for kept in accepted)
-            self.drafter.observe(len(trees), rows, 32.0, tokens, self.now - began)
+            self.drafter.observe(len(trees), rows, 32.0, tokens, self.now - began, model)
             yield trees
 
     def _at(self, number: int, ahead: int) -> int:

@@ -126,11 +126,12 @@ def _run_request(machine: Machine, drafter: Drafter, states: States, length: int
     while sequence.num_remaining > 0:
         began, cost, last = machine.now, drafter.cost, drafter.cost.last_size
         (tree,) = drafter.propose([sequence], Limits(63, 63, 63), 32.0)
-        machine.now += float(cost.times.seconds[0][0]) * (1 + (len(tree) - 1) * machine.slope)
-        machine.now += machine.change * (len(tree) != last)
+        model = float(cost.times.seconds[0][0]) * (1 + (len(tree) - 1) * machine.slope)
+        model += machine.change * (len(tree) != last)
+        machine.now += model
         accepted = _accept(machine, tree, sequence.num_remaining)
         drafter.learn(sequence, tree, accepted)
-        drafter.observe(1, len(tree), 32.0, len(accepted.tokens), machine.now - began)
+        drafter.observe(1, len(tree), 32.0, len(accepted.tokens), machine.now - began, model)
         states.note(np.ones((1, 1), np.float32), [(sequence, [0])])
         sequence.count(tree, accepted)
         sequence.tokens += accepted.tokens

@@ -119,6 +119,37 @@ def test_a_search_gives_what_asking_for_each_depth_gives(
     heads.close()
 
 
+@pytest.mark.parametrize("variant", ["conditioned", "medusa"])
+def test_heads_may_begin_before_they_are_asked(
+    variant: str, base: ModelInfo, tmp_path: Path
+) -> None:
+    tensors = conditioned_tensors(2) if variant == "conditioned" else medusa_tensors(3)
+    path = write_heads(tmp_path / "h", base, tensors, token_ids=TOKEN_MAP)
+    heads = load_heads(path, base, SETTINGS, search=True)
+
+    def ask(state: DraftState) -> list[np.ndarray]:
+        found = [level.guesses for level in heads.search(state)] if heads.searches else []
+        found = found or [heads.propose(state)]
+        return [each for guesses in found for each in (guesses.tokens, guesses.probs)]
+
+    first, second = states(2, heads.window), states(3, heads.window)
+    expected = [ask(first), ask(second)]
+    heads.begin(first)
+    assert same(ask(first), expected[0])
+    heads.begin(first)  # and then something else is asked, and this one after all
+    assert same(ask(second), expected[1])
+    assert same(ask(first), expected[0])
+    heads.begin(first)
+    heads.begin(second)
+    assert same(ask(second), expected[1])
+    heads.begin(first)
+    heads.close()
+
+
+def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("num_outputs", [300, 512, VOCAB])
 @pytest.mark.parametrize("variant", ["conditioned", "medusa"])
 def test_guesses_are_the_same_wherever_they_are_ranked(

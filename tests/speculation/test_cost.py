@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gorgon.speculation.cost import CallCost, StepCost, StepTimes, smooth
+from gorgon.speculation.cost import CallCost, OutsideCost, StepCost, StepTimes, smooth
 
 
 def line(slope: float = 1.0, contexts: tuple[int, ...] = (0, 1000)) -> StepTimes:
@@ -145,3 +145,15 @@ def test_a_call_follows_what_calls_take() -> None:
         cost.observe(2, 4.0)
     assert cost.at(2) == pytest.approx(4.0, rel=0.02)
     assert cost.at(4) == pytest.approx(6.0, rel=0.02)
+
+
+def test_what_steps_take_outside_is_learnt_from_any_step() -> None:
+    fast, slow = OutsideCost(), OutsideCost()
+    before = fast.drafting(32, 32)
+    for _ in range(200):
+        slow.observe(0, 1, 3 * 75e-6)  # one request, no drafts: three times what is believed
+    assert slow.drafting(32, 32) == pytest.approx(3 * before, rel=0.05)
+    assert slow.drafting(0, 32) == 0.0
+    assert slow.drafting(8, 1) < slow.drafting(8, 4) < slow.drafting(20, 4)
+    slow.observe(8, 4, 1.0)  # one that was interrupted
+    assert slow.drafting(32, 32) < 3.5 * before

@@ -33,7 +33,7 @@ def _corpus() -> Corpus:
 class CountingHeads:
     """Guess the next number first, but below a token that 5 divides they name it fourth."""
 
-    num_heads, top_k, size, searches, drafts = 3, 6, 0, False, False
+    num_heads, top_k, size, searches, drafts, begins = 3, 6, 0, False, False, False
 
     def __init__(self, is_conditioned: bool) -> None:
         self.window = 1 if is_conditioned else 0
@@ -54,6 +54,9 @@ class CountingHeads:
     def deepen(self, states: Floats, tokens: Ints, depth: int) -> Guesses:
         assert states[:, 0].tolist() == (tokens - 1).tolist()
         return self._below(tokens)
+
+    def begin(self, state: DraftState) -> None:
+        raise AssertionError("not asked for")
 
     def search(self, state: DraftState) -> list[Level]:
         raise AssertionError("not asked for")
