@@ -31,6 +31,7 @@ from gorgon.engine.engine import Engine
 from gorgon.errors import GorgonError
 from gorgon.llama import kernels
 from gorgon.llama.backend import LlamaBackend
+from gorgon.noise import Noise
 from gorgon.request import Request, SamplingParams, SpeculationParams, TreePaths
 from gorgon.server.text import VICUNA_TEMPLATE, ChatPrompt, Message
 from gorgon.speculation.cost import StepTimes
@@ -77,6 +78,11 @@ class RecordingSampler:
     def failure(self) -> GorgonError | None:
         """See ``Sampler``."""
         return self._inner.failure
+
+    @property
+    def noise(self) -> Noise | None:
+        """See ``Sampler``."""
+        return self._inner.noise
 
     def draw(self, output: Output, row: int) -> int:
         self._trace.tokens.append(self._inner.draw(output, row))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gorgon.errors import GorgonError
+from gorgon.noise import Noise
 from gorgon.request import SamplingParams
 
 Floats = npt.NDArray[np.float32]
@@ -99,7 +100,8 @@ class Terms(NamedTuple):
     best guesses by depth, from 1, learns at ``top_rate``. ``propose`` and ``deepen`` are the base
     and the seconds a row of the heads' calls, and the rate at which they follow what calls take.
     ``chains`` were looked up below requests: tokens below each other, and how probable each is
-    once the one before has come.
+    once the one before has come. ``noises`` are those of the requests asked about and ``strengths``
+    say how much of them counts (``speculation.coupling``), 0 where there is none.
     """
 
     asked: Sequence[int]
@@ -112,6 +114,8 @@ class Terms(NamedTuple):
     propose: tuple[float, float, float]
     deepen: tuple[float, float, float]
     chains: Mapping[int, tuple[Sequence[int], Sequence[float]]]
+    noises: Sequence[Noise | None]
+    strengths: Sequence[float]
 
 
 class Noted(NamedTuple):
@@ -167,6 +171,10 @@ class Sampler(Protocol):
 
     def observe(self, token: int) -> None:
         """Take note of a token that was accepted without being drawn here."""
+
+    @property
+    def noise(self) -> Noise | None:
+        """What the next token will be drawn with; None where nothing is left to chance."""
 
     @property
     def failure(self) -> GorgonError | None:

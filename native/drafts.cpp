@@ -2,6 +2,7 @@
 // each, beside what was looked up. gorgon/engine/heads_source.py and gorgon/speculation/ say the same in Python, which
 // is used where fixed trees or another device take part; tests compare the two.
 #include "guesses.h"
+#include "noise.h"
 
 #include "ggml-backend.h"
 
@@ -52,6 +53,9 @@ struct Step {
     int64_t        num_chains;     // looked up: tokens below each other and a root, and how probable each is after the one before
     const int32_t *chain_roots, *chain_sizes, *chain_tokens;
     const double * chain_probs;
+    const uint64_t * seeds;        // [num_asked] of the noise that tokens are drawn with,
+    const int64_t *  places;       // the number of the next draw,
+    const double *   strengths;    // and how much of the noise counts: coupling.py; 0: none of it
     // what comes of it
     int64_t num_drafts;
     double  rate, spent, survival;  // tokens/s; seconds for asking; sum of the drafts' survivals
@@ -83,7 +87,7 @@ public:
     }
 
     // Adds the guesses below the nodes in `level`, a row each, and leaves those there that are worth asking about.
-    void add(int64_t depth, const int32_t * tokens, const float * stated, double spent) {
+    void add(int64_t depth, int32_t * tokens, float * stated, double spent) {
         const double  least = floor();
         const size_t  first = nodes.size();
         const int64_t k     = step.top_k;
@@ -93,6 +97,7 @@ public:
         for (size_t row = 0; row < level.size(); row++) {
             const Node   parent = nodes[level[row]];
             const size_t added  = nodes.size();
+            couple(rows[parent.root], depth, tokens + row * k, stated + row * k);
             const double odds   = std::exp(-step.shifts[rows[parent.root] * step.num_heads + depth - 1]);
             best += corrected(stated[row * k], odds);
             if (depth == 1) test(row, tokens + row * k, stated + row * k, odds);
@@ -154,6 +159,7 @@ private:
     std::vector<int32_t> rows;    // of guesses in their level, by node
     std::vector<int32_t> ranked;  // drafts, likeliest first
     double               least_ranked = 0;
+    std::vector<std::pair<double, int32_t>> coupled;  // weights and tokens of a row
 
     void sort(std::vector<int32_t> & which) const {
         std::stable_sort(which.begin(), which.end(), [this](int32_t a, int32_t b) { return nodes[a].survival > nodes[b].survival; });
@@ -181,6 +187,22 @@ private:
         nodes[node].source = BOTH;
         nodes[node].prob   = 1.0 - (1.0 - nodes[node].prob) * (1.0 - prob);
         for (; node >= 0; node = nodes[node].next) nodes[node].survival = nodes[nodes[node].parent].survival * nodes[node].prob;
+    }
+
+    // What guesses are worth once the noise of their draw is known, likeliest first: coupling.py.
+    void couple(int32_t asked, int64_t depth, int32_t * tokens, float * probs) {
+        const double strength = step.strengths[asked];
+        if (strength == 0) return;
+        const Key key = key_of(step.seeds[asked], step.places[asked] + depth - 1);
+        double others = 1, sum = 0;
+        coupled.clear();
+        for (int64_t rank = 0; rank < step.top_k; rank++) {
+            coupled.push_back({probs[rank] * std::pow(exponential(key, tokens[rank]), -strength), tokens[rank]});
+            others -= probs[rank], sum += coupled.back().first;
+        }
+        sum += std::max(others, 0.0) * std::tgamma(1 - strength);
+        std::stable_sort(coupled.begin(), coupled.end(), [](const auto & a, const auto & b) { return a.first > b.first; });
+        for (const auto & [weight, token] : coupled) *tokens++ = token, *probs++ = static_cast<float>(weight / sum);
     }
 
     static double corrected(double stated, double odds) {

@@ -57,8 +57,8 @@ struct Kernels {
     void (*attend)(const Attention & a, const Worker & worker);
     // the first of the largest of n > 0 numbers
     int64_t (*likeliest)(const float * logits, int64_t n);
-    // weights = e^(logit / temperature - most), none above 1, and their sum; room for a multiple of 16
-    float (*weigh)(const float * logits, int64_t n, float temperature, float most, float * weights);
+    // bounds of (logit - most) * scale + noise / ln 2, see noise.h, for tokens numbered from `token`, and the largest
+    float (*bound)(const float * logits, int64_t n, float most, float scale, uint32_t first, uint32_t second, int64_t token, float * bounds);
     // the k largest of n logits, falling, -inf where there are fewer, and their places; the sum of e^(logit - largest)
     float (*best_of)(const float * logits, int64_t n, int64_t k, float * values, int32_t * places);
 };

@@ -3,4 +3,4 @@
 #include "attention.inc"
 #include "sampling.inc"
 
-const Kernels KERNELS_AVX512 = {"avx512", quantize, multiply, unpack, attention_scratch, attend, likeliest, weigh, best_of};
+const Kernels KERNELS_AVX512 = {"avx512", quantize, multiply, unpack, attention_scratch, attend, likeliest, bound, best_of};

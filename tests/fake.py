@@ -30,6 +30,7 @@ from gorgon.backend import (
     Terms,
 )
 from gorgon.errors import DecodeError, GorgonError, HeadsError
+from gorgon.noise import Noise, gumbel
 from gorgon.request import Request, SamplingParams
 
 _MASK = 0xFFFFFFFF
@@ -85,11 +86,12 @@ class ToyModel:
 
 
 class FakeSampler:
-    """Frequency penalty, temperature and a seeded draw; greedy at temperature 0."""
+    """Frequency penalty, temperature and a draw by noise; greedy at temperature 0."""
 
     def __init__(self, params: SamplingParams, prompt: Sequence[int]) -> None:
         self._params = params
-        self._random = random.Random(params.seed)
+        seed = random.getrandbits(64) if params.seed is None else params.seed
+        self.noise = Noise(seed, 0, params.temperature) if params.temperature else None
         self._seen = Counter(prompt)
         self.closed = False
         self.failure: GorgonError | None = None
@@ -104,18 +106,18 @@ class FakeSampler:
         if self._params.frequency_penalty:
             for token, count in self._seen.items():
                 scores[token] -= count * self._params.frequency_penalty
-        if self._params.temperature == 0.0:
+        if self.noise is None:
             token = int(scores.argmax())
         else:
-            weights = np.exp((scores - scores.max()) / self._params.temperature)
-            below = np.cumsum(weights) / weights.sum()
-            token = int(np.searchsorted(below, self._random.random(), side="right"))
+            noise = gumbel(*self.noise.key(), np.arange(len(scores)))
+            token = int((scores / self.noise.temperature + noise).argmax())
         self.observe(token)
         return token
 
     def observe(self, token: int) -> None:
         assert not self.closed
         self._seen[token] += 1
+        self.noise = self.noise and self.noise.next()
 
     def close(self) -> None:
         assert not self.closed, "closed twice"

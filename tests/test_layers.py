@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "gorgon"
 # A part may import from rows above itself in this list, and from itself.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
-    frozenset({"config", "request"}),
+    frozenset({"config", "noise", "request"}),
     frozenset({"backend"}),
     frozenset({"llama", "speculation"}),
     frozenset({"engine"}),

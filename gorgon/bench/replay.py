@@ -78,6 +78,8 @@ def _draw_ranks(rng: np.random.Generator, chances: npt.NDArray[np.float64]) -> I
 class ReplaySampler:
     """Draws with the real sampler, then says what the script says."""
 
+    noise = None  # of which a script knows nothing
+
     def __init__(self, inner: Sampler, script: Script, place: int) -> None:
         self._inner, self._script, self._place = inner, script, place
 

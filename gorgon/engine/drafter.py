@@ -267,7 +267,7 @@ class Drafter:
             return
         guesses = self.heads.propose([sequences[root] for root, _ in trees])
         if guesses is not None:
-            fill(candidates, trees, guesses, self.heads.deepen, max_drafts)
+            fill(candidates, trees, guesses, partial(self.heads.deepen, sequences), max_drafts)
 
     def _add_heads(self, step: DraftStep) -> bool:
         """Add what the heads guess, as deep as it pays; whether they could be asked."""

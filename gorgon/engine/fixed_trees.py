@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gorgon.backend import Guesses
+from gorgon.engine.heads_calls import Above
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.tree import Source, TreeShape
 
-# Guesses at a depth below (row of the guesses before, token) for each node; None on failure.
-Deepen = Callable[[Guesses, Sequence[tuple[int, int]], int], Guesses | None]
+# Guesses at a depth below nodes that were taken from the guesses before; None on failure.
+Deepen = Callable[[Guesses, Sequence[Above], int], Guesses | None]
 
 
 @dataclass(slots=True)
@@ -39,14 +40,14 @@ def fill(
     for depth in range(1, max(shape.max_depth for _, shape in trees) + 1):
         level = 0 if guesses.states is not None else depth - 1
         inner: list[tuple[int, int]] = []  # (tree, node) to go on from
-        above: list[tuple[int, int]] = []  # (row, token) of each
+        above: list[Above] = []  # the same nodes
         for i, filling in enumerate(fillings):
             for node in _nodes_at(filling, depth):
                 row = rows[i, filling.shape.parents[node]]
                 token = _add(candidates, filling, node, guesses, row, level, max_drafts)
                 if token is not None and filling.shape.children[node]:
                     inner.append((i, node))
-                    above.append((row, token))
+                    above.append(Above(filling.root, row, token))
         if not inner:
             return
         if guesses.states is None:

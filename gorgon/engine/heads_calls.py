@@ -1,6 +1,6 @@
 """The heads with a stopwatch: what they are asked, and what asking takes.
 
-Knows neither trees nor what guesses are worth.
+What they guess is coupled to the noise that each request's tokens are drawn with. Knows no trees.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,12 +17,22 @@ from gorgon.backend import Backend, Drafts, DraftState, Guesses, Level, Terms
 from gorgon.engine.sequence import Sequence
 from gorgon.engine.states import States
 from gorgon.errors import GorgonError
+from gorgon.noise import Noise
 from gorgon.speculation.cost import CallCost
+from gorgon.speculation.coupling import couple
 
 logger = logging.getLogger("gorgon.engine")
 
 _FAILED = "the heads failed, so this step drafts without them: %s"
 _Found = TypeVar("_Found")
+
+
+class Above(NamedTuple):
+    """A node that guesses are wanted below: its request, the row it is from, and its token."""
+
+    root: int
+    row: int
+    token: int
 
 
 class HeadsCalls:
@@ -57,11 +68,13 @@ class HeadsCalls:
 
     def propose(self, sequences: Seq[Sequence]) -> Guesses | None:
         """First guesses about ``sequences``, a row each: of all depths from independent heads."""
-        return self._ask(sequences, self._backend.propose)
+        found = self._ask(sequences, self._backend.propose)
+        return found and couple(found, _noises(sequences))
 
     def search(self, sequences: Seq[Sequence]) -> Seq[Level] | None:
         """All depths of conditioned heads at once, where the backend searches."""
-        return self._ask(sequences, self._backend.search)
+        found = self._ask(sequences, self._backend.search)
+        return found and _coupled(found, _noises(sequences))
 
     def _ask(self, sequences: Seq[Sequence], ask: Callable[[DraftState], _Found]) -> _Found | None:
         begun, self._begun = self._begun, None
@@ -72,14 +85,17 @@ class HeadsCalls:
         rows, cost = len(sequences), self.propose_cost
         return self._timed(rows, cost, lambda: ask(state), earlier)
 
-    def deepen(self, guesses: Guesses, above: Seq[tuple[int, int]], depth: int) -> Guesses | None:
-        """Guesses at ``depth`` below nodes given by the row of ``guesses`` and their token."""
+    def deepen(
+        self, sequences: Seq[Sequence], guesses: Guesses, above: Seq[Above], depth: int
+    ) -> Guesses | None:
+        """Guesses at ``depth`` below nodes of ``sequences``."""
         assert guesses.states is not None
-        states = guesses.states[[row for row, _ in above]]
-        tokens = np.array([token for _, token in above], np.int32)
-        return self._timed(
+        states = guesses.states[[node.row for node in above]]
+        tokens = np.array([node.token for node in above], np.int32)
+        found = self._timed(
             len(above), self.deepen_cost, lambda: self._backend.deepen(states, tokens, depth)
         )
+        return found and couple(found, _noises([sequences[node.root] for node in above]), depth)
 
     def draft(self, sequences: Seq[Sequence], terms: Terms) -> Drafts | None:
         """What conditioned heads draft for the step, where the backend does it by itself."""
@@ -130,3 +146,19 @@ class _Begun(NamedTuple):
 
 def _places(sequences: Seq[Sequence]) -> list[tuple[Sequence, int]]:
     return [(sequence, len(sequence.tokens)) for sequence in sequences]
+
+
+def _noises(sequences: Seq[Sequence]) -> list[Noise | None]:
+    return [sequence.sampler.noise for sequence in sequences]
+
+
+def _coupled(levels: Seq[Level], noises: Seq[Noise | None]) -> Seq[Level]:
+    """``couple`` for all levels of a search."""
+    if not any(noises):
+        return levels
+    found = []
+    for depth, level in enumerate(levels, 1):
+        if depth > 1:
+            noises = [noises[parent] for parent in level.parents]
+        found.append(replace(level, guesses=couple(level.guesses, noises, depth)))
+    return found

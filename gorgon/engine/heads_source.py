@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from gorgon.backend import NUM_TESTED, Backend, Guesses, Terms
 from gorgon.engine.draft_step import DraftStep
-from gorgon.engine.heads_calls import HeadsCalls
+from gorgon.engine.heads_calls import Above, HeadsCalls
 from gorgon.engine.sequence import Sequence
 from gorgon.speculation import budget
 from gorgon.speculation.acceptance import Accepted
+from gorgon.speculation.coupling import strength
 from gorgon.speculation.rows import IndependentRow, Row, SearchedRow, searched
 from gorgon.speculation.survival import Correction
 from gorgon.speculation.tree import DraftTree, Source
@@ -46,6 +47,7 @@ class HeadsSource:
         for sequence in sequences:
             shifts += sequence.heads_correction.shifts(self._backend.num_heads)
         propose, deepen = calls.propose_cost, calls.deepen_cost
+        noises = [sequence.sampler.noise for sequence in sequences]
         terms = Terms(
             roots,
             step.candidates.max_depths,
@@ -57,6 +59,8 @@ class HeadsSource:
             (propose.base, propose.per_row, propose.rate),
             (deepen.base, deepen.per_row, deepen.rate),
             step.chains,
+            noises,
+            [strength(noise) for noise in noises],
         )
         found = calls.draft(sequences, terms)
         if found is None:
@@ -123,8 +127,12 @@ class HeadsSource:
             parents = self._worth_deepening(step, rows, depth + 1)
             if not parents:
                 return
-            above = [(rows[node], step.candidates.tokens[node]) for node in parents]
-            below = self._calls.deepen(guesses, above, depth + 1)
+            candidates = step.candidates
+            above = [
+                Above(candidates.owner(node), rows[node], candidates.tokens[node])
+                for node in parents
+            ]
+            below = self._calls.deepen(step.sequences, guesses, above, depth + 1)
             if below is None:
                 return
             spent += self._calls.deepen_cost.at(len(parents))

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from gorgon.backend import Floats
+from gorgon.llama import kernels
 from gorgon.llama.library import llama
+from gorgon.noise import Noise, gumbel
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("prob", np.float32)])
 
@@ -57,9 +59,20 @@ class Candidates:
         """Let ``sampler`` change them."""
         llama.llama_sampler_apply(sampler, ctypes.byref(self._array))
 
+    def draw(self, noise: Noise) -> int:
+        """The token whose logit, at the temperature already, is largest with ``noise`` added."""
+        native, size = kernels.functions(), self._array.size
+        if native is None:
+            entries = self._entries[:size]
+            place = (entries["logit"] + gumbel(*noise.key(), entries["id"])).argmax()
+        else:
+            address = self._entries.ctypes.data
+            place = native.gorgon_kernels_draw_among(noise.seed, noise.place, address, size)
+        return int(self._entries["id"][place])
+
     @property
     def selected(self) -> int:
-        """The token that a drawing sampler took."""
+        """The token that a greedy sampler took."""
         assert 0 <= self._array.selected < self._array.size
         return int(self._entries["id"][self._array.selected])
 

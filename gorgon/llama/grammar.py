@@ -7,14 +7,15 @@ is tested before it is accepted, and a grammar is checked before llama.cpp reads
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from gorgon.backend import Floats, Output
 from gorgon.errors import RequestError
 from gorgon.llama import gbnf
 from gorgon.llama.candidates import Candidates
+from gorgon.llama.chain import Chain
 from gorgon.llama.library import llama
 from gorgon.llama.model import Model
+from gorgon.noise import Noise
 
 MAX_DRAW_SECONDS = 5.0  # everybody waits for a draw
 
@@ -38,19 +39,18 @@ class GrammarSampler:
     """A sampler chain that a grammar confines.
 
     A token is first drawn without the grammar; only if the grammar refuses it, the whole
-    vocabulary is put through the grammar and drawn from again. A token t that fits comes out with
-    p(t) + (1 - v) p(t) / v = p(t) / v, v being what fits in all: the same as filtering always, at
-    a fraction of the cost. What both draws give depends on nothing but logits, seed and the tokens
-    before, so drafts change nothing.
+    vocabulary is put through the grammar and drawn from again, with the same noise: what is largest
+    of all and fits is largest of what fits. So it is the same as filtering always (with neither
+    top-k, top-p nor min-p, which then see other tokens), at a fraction of the cost.
 
     Args:
         model: gives vocabulary and end-of-generation tokens.
-        chain: the other samplers, the draw included; owned by this one from here on.
+        chain: the other samplers and the draw; owned by this one from here on.
         grammar: GBNF that passed ``check_grammar``.
         trigger: the text from which on the grammar holds; None is from the start.
     """
 
-    def __init__(self, model: Model, chain: Any, grammar: str, trigger: str | None) -> None:
+    def __init__(self, model: Model, chain: Chain, grammar: str, trigger: str | None) -> None:
         self._model, self._chain = model, chain
         self._grammar = llama.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
         assert self._grammar, "the grammar was not checked"
@@ -59,12 +59,16 @@ class GrammarSampler:
         self._is_dead = False
         self.failure: RequestError | None = None
 
+    @property
+    def noise(self) -> Noise | None:
+        """See ``Sampler``."""
+        return self._chain.noise
+
     def draw(self, output: Output, row: int) -> int:
         """See ``Sampler``; an end-of-generation token where no token can continue the text."""
         logits, began = output.logits[row], time.perf_counter()
         self._all.fill(logits)
-        self._all.apply(self._chain)
-        token = self._all.selected
+        token = self._chain.choose(self._all)
         if not self._fits(token):
             token = self._draw_fitting(logits)
         self.observe(token)
@@ -79,7 +83,7 @@ class GrammarSampler:
 
     def observe(self, token: int) -> None:
         """See ``Sampler``."""
-        llama.llama_sampler_accept(self._chain, token)
+        self._chain.observe(token)
         if self._trigger:
             self._watch(token)
         elif self._fits(token):
@@ -94,8 +98,7 @@ class GrammarSampler:
         if self._is_dead or self._all.are_all_out:
             self._is_dead = True
             return min(self._model.eog_ids)
-        self._all.apply(self._chain)
-        return self._all.selected
+        return self._chain.choose(self._all)
 
     def _fits(self, token: int) -> bool:
         if self._trigger:
@@ -117,7 +120,7 @@ class GrammarSampler:
 
     def close(self) -> None:
         """See ``Sampler``."""
-        if self._chain:
-            llama.llama_sampler_free(self._chain)
+        self._chain.close()
+        if self._grammar:
             llama.llama_sampler_free(self._grammar)
-            self._chain = None
+            self._grammar = None

@@ -27,6 +27,7 @@ _MAX_ROOTS, _MAX_TOKENS = MAX_SEQUENCES, 4096  # of a step
 # Of ``struct Step``: what it is told, and what comes of it.
 _COUNTS = ("num_roots", "num_asked", "num_heads", "top_k", "num_tested", "num_seconds")
 _TOLD = ("asked", "rooms", "seconds", "shifts")
+_NOISE = ("seeds", "places", "strengths")
 _CHAINS = ("chain_roots", "chain_sizes", "chain_tokens", "chain_probs")
 _FOUND = ("tested", "tested_probs", "sizes", "parents", "tokens", "sources", "probs")
 _NOTED = ("noted", "noted_sizes", "noted_rows", "ids")  # of ``struct States``
@@ -82,7 +83,7 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("top_rate", "least_gain")),
         *((name, ctypes.c_double * 3) for name in ("propose", "deepen")),
         ("num_chains", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in _CHAINS),
+        *((name, ctypes.c_void_p) for name in (*_CHAINS, *_NOISE)),
         ("num_drafts", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("rate", "spent", "survival")),
         *((name, ctypes.c_void_p) for name in _FOUND),
@@ -132,6 +133,8 @@ class NativeDrafts:
             _numbers("i", _MAX_TOKENS),
             _numbers("d", _MAX_TOKENS),
         )
+        self._seeds, self._places = _numbers("Q", _MAX_ROOTS), _numbers("q", _MAX_ROOTS)
+        self._strengths = _numbers("d", _MAX_ROOTS)
         self._sizes, self._probs = _numbers("i", _MAX_ROOTS), _numbers("d", _MAX_TOKENS)
         self._parents, self._tokens = _numbers("i", _MAX_TOKENS), _numbers("i", _MAX_TOKENS)
         self._sources = _numbers("i", _MAX_TOKENS)
@@ -152,7 +155,7 @@ class NativeDrafts:
         )
         num_tested = min(NUM_TESTED, top_k)
         self._step = _Step(num_heads=num_heads, top_k=top_k, num_tested=num_tested)
-        for name in (*_TOLD, *_CHAINS, *_FOUND):
+        for name in (*_TOLD, *_CHAINS, *_NOISE, *_FOUND):
             setattr(self._step, name, _address(getattr(self, "_" + name)))
         self._states = _States()
         for name in _NOTED:
@@ -223,6 +226,10 @@ class NativeDrafts:
         self._rooms[: len(terms.rooms)] = array("i", terms.rooms)
         self._seconds[: len(terms.seconds)] = array("d", terms.seconds)
         self._shifts[: len(terms.shifts)] = array("d", terms.shifts)
+        for i, noise in enumerate(terms.noises):
+            if noise is not None:
+                self._seeds[i], self._places[i] = noise.seed, noise.place
+        self._strengths[: len(terms.strengths)] = array("d", terms.strengths)
         step.num_chains = len(terms.chains)
         first = 0
         for i, (root, chain) in enumerate(terms.chains.items()):

@@ -40,9 +40,8 @@ _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
     ("packs", ctypes.c_bool, ctypes.c_int, ctypes.c_int64, ctypes.c_int64),
     ("buffer_type", _P),
     ("likeliest", _N, _P, _N),
-    ("new_random", _P, ctypes.c_uint32),
-    ("free_random", None, _P),
-    ("draw", _N, _P, _P, _N, ctypes.c_float),
+    ("draw", _N, ctypes.c_uint64, _N, _P, _N, ctypes.c_float),
+    ("draw_among", _N, ctypes.c_uint64, _N, _P, _N),
     ("find_best", None),  # called by ggml
     ("rank", None, _P, _N, _N, _N, _P, _P, _N, _P, _P),
     ("draft", _N, _P, _P, _P, _P, _P, _P),

@@ -49,7 +49,7 @@ class World:
         self.drafter = Drafter(cast(Backend, heads), self.states, cost, clock=self.clock)
         for number, text in enumerate(self.texts):
             request = Request(str(number), (text[0],), len(text) - 1)
-            sampler: Any = None
+            sampler: Any = SimpleNamespace(noise=None)
             sequence = Sequence(request, sampler, number, None, 0.0, 0.0, [text[0]], [])
             self.drafter.start(sequence)
             self.sequences.append(sequence)

@@ -120,7 +120,7 @@ def _run_request(machine: Machine, drafter: Drafter, states: States, length: int
     machine.place = int(machine.chance.integers(0, 3000))
     root = int(machine.texts[machine.place])
     request = Request("r", (root,), length)
-    sampler: Any = None
+    sampler: Any = SimpleNamespace(noise=None)
     sequence = Sequence(request, sampler, 1, None, 0.0, 0.0, [root], [])
     drafter.start(sequence)
     while sequence.num_remaining > 0:

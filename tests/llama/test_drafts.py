@@ -22,6 +22,7 @@ from gorgon.errors import HeadsError
 from gorgon.llama import kernels
 from gorgon.llama.heads import Heads, load_heads
 from gorgon.llama.heads_file import Knots
+from gorgon.noise import Noise
 from gorgon.request import Request
 from gorgon.speculation.candidates import Candidates
 from gorgon.speculation.cost import CallCost
@@ -69,6 +70,10 @@ class Case:
         self.new = self.rng.integers(1, self.depth + 1, self.count).tolist()  # states of the last
         self.tokens = self.rng.integers(0, VOCAB, (self.count, 4)).tolist()
         looked_up = draw(st.sets(st.integers(0, self.count - 1)))
+        self.noises = [
+            Noise(i, i, draw(st.floats(0.01, 3.0))) if draw(st.booleans()) else None
+            for i in range(self.count)
+        ]
         self.chains = {root: self._chain(root) for root in sorted(looked_up)}
 
     def _chain(self, root: int) -> Chain:
@@ -122,10 +127,10 @@ class Case:
         return states
 
     def _sequences(self) -> list[Sequence]:
-        sampler: Any = None
         sequences = []
         for i in range(self.count):
             request = Request(str(i), tuple(self.tokens[i]), 100)
+            sampler: Any = SimpleNamespace(noise=self.noises[i])
             sequence = Sequence(request, sampler, i, None, 0.0, 0.0, list(self.tokens[i]), [])
             sequence.heads_correction = Correction(0.0, self.shifts[i].tolist())
             sequences.append(sequence)
@@ -139,6 +144,7 @@ def test_the_library_chooses_what_python_chooses(heads: Heads, data: st.DataObje
     step, guesses, top = case.draft(drafts=True)
     reference, expected_guesses, expected_top = case.draft(drafts=False)
     assert step.trees() == reference.trees()
+    event(f"{sum(noise is not None for noise in case.noises) > 0} noise")
     event(f"{max(tree.shape.max_depth for tree in step.trees())} deep")
     event(", ".join(sorted({source for tree in step.trees() for source in tree.sources})))
     event(f"{max(tree.shape.num_branches for tree in step.trees())} wide")
@@ -157,7 +163,7 @@ def test_heads_that_fail_cost_drafts_alone(caplog: pytest.LogCaptureFixture) -> 
 
     backend = SimpleNamespace(num_heads=2, window=0, searches=False, drafts=True, draft=fail)
     calls = HeadsCalls(cast(Backend, backend), States(1, 1, 4), 1.0, lambda: 0.0)
-    sampler: Any = None
+    sampler: Any = SimpleNamespace(noise=None)
     sequence = Sequence(Request("a", (1, 2), 100), sampler, 0, None, 0.0, 0.0, [1, 2], [])
     step = DraftStep(Candidates([2], [9]), [sequence], [0], [0.0, 1.0, 1.0])
     assert not HeadsSource(cast(Backend, backend), calls).add(step, [0])

@@ -1,4 +1,4 @@
-"""Samplers draw what llama.cpp draws from the whole vocabulary."""
+"""Samplers draw what is largest with noise among all that llama.cpp's samplers leave."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from gorgon.backend import BatchRow, Output
+from gorgon.backend import BatchRow, Floats, Output
 from gorgon.config import EngineSettings
 from gorgon.llama import kernels
 from gorgon.llama.backend import LlamaBackend
 from gorgon.llama.candidates import Candidates
-from gorgon.llama.library import llama
-from gorgon.llama.sampler import make_chain, make_sampler
+from gorgon.llama.chain import Chain
+from gorgon.llama.sampler import make_sampler
+from gorgon.noise import Noise, gumbel
 from gorgon.request import SamplingParams
 
 PARAMS = [
@@ -37,43 +38,82 @@ def backend() -> Iterator[LlamaBackend]:
     backend.close()
 
 
+def expected(backend: LlamaBackend, chain: Chain, logits: Floats) -> int:
+    """What ``chain`` draws when it sees the whole vocabulary, without the native library."""
+    everything = Candidates(backend.num_vocab)
+    everything.fill(logits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "functions", lambda: None)
+        token = chain.choose(everything)
+    chain.observe(token)
+    return token
+
+
 @pytest.mark.parametrize("params", PARAMS, ids=repr)
-def test_every_draw_is_llama_cpps_own(backend: LlamaBackend, params: SamplingParams) -> None:
+def test_a_draw_is_that_of_the_whole_vocabulary(
+    backend: LlamaBackend, params: SamplingParams
+) -> None:
     backend.clear()
     tokens = backend.model.tokenize("The sun rises in", add_special=True, parse_special=False)
     sampler = make_sampler(backend.context, params, tokens)
-    chain = make_chain(params, tokens, backend.num_vocab)
+    chain = Chain(params, tokens, backend.num_vocab)
     for position in range(24):
         output = backend.decode([BatchRow(tokens[position % len(tokens)], position, (1,))])
-        wanted = llama.llama_sampler_sample(chain, backend.context.handle, 0)
-        assert sampler.draw(output, 0) == wanted
+        assert sampler.draw(output, 0) == expected(backend, chain, output.logits[0])
     sampler.close()
-    llama.llama_sampler_free(chain)
+    chain.close()
 
 
-def test_a_draw_is_llama_cpps_own_on_any_logits_with_the_native_library_and_without(
-    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 5.0])
+def test_a_draw_is_the_largest_with_noise_with_the_native_library_and_without(
+    backend: LlamaBackend, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(1)
     rows = [rng.normal(0, spread, backend.num_vocab) for spread in (0, 0.01, 1, 4, 30)]
     rows += [np.where(rng.random(backend.num_vocab) < 1e-4, row, -np.inf) for row in rows[1:]]
     output = Output(np.array(rows, np.float32), np.zeros((len(rows), 1), np.float32))
-    for temperature in (0.1, 0.7, 1.0, 5.0):
-        params = SamplingParams(temperature=temperature, seed=5)
-        samplers = [make_sampler(backend.context, params, [1])]
-        with monkeypatch.context() as patch:
-            patch.setattr(kernels, "functions", lambda: None)
-            samplers.append(make_sampler(backend.context, params, [1]))
-        chain = make_chain(params, [1], backend.num_vocab)
-        everything = Candidates(backend.num_vocab)
-        for row in [*range(len(rows))] * 10:
-            everything.fill(output.logits[row])
-            everything.apply(chain)
-            drawn = [sampler.draw(output, row) for sampler in samplers]
-            assert drawn == [everything.selected] * 2
-        for sampler in samplers:
-            sampler.close()
-        llama.llama_sampler_free(chain)
+    params = SamplingParams(temperature=temperature, seed=5)
+    sampler = make_sampler(backend.context, params, [1])
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "functions", lambda: None)
+        plain = make_sampler(backend.context, params, [1])
+    noise, ids = Noise(5, 0, temperature), np.arange(backend.num_vocab)
+    for row in [*range(len(rows))] * 5:
+        scores = output.logits[row].astype(np.float64) / temperature + gumbel(*noise.key(), ids)
+        assert sampler.noise == plain.noise == noise
+        assert sampler.draw(output, row) == scores.argmax()
+        assert plain.draw(output, row) == scores.argmax()  # many tokens through the library
+        noise = noise.next()
+    for used in (sampler, plain):
+        used.observe(3)
+        assert used.noise == noise.next()
+        used.close()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_tokens_come_as_often_as_their_probability_says(
+    backend: LlamaBackend, temperature: float
+) -> None:
+    logits = np.full((1, backend.num_vocab), -np.inf, np.float32)
+    logits[0, ::1000] = np.linspace(0.0, -6.0, len(logits[0, ::1000]))
+    output, count = Output(logits, np.zeros((1, 1), np.float32)), 40_000
+    probs = np.exp(logits[0].astype(np.float64) / temperature)
+    probs /= probs.sum()
+    sampler = make_sampler(backend.context, SamplingParams(temperature=temperature, seed=1), [1])
+    drawn = np.bincount([sampler.draw(output, 0) for _ in range(count)], minlength=len(probs))
+    likely = probs * count >= 5
+    chi_square = ((drawn - count * probs)[likely] ** 2 / (count * probs[likely])).sum()
+    degrees = likely.sum() - 1
+    assert drawn[probs == 0].sum() == 0
+    assert chi_square < degrees + 4 * np.sqrt(2 * degrees)
+
+
+def test_a_request_without_a_seed_has_noise_of_its_own(backend: LlamaBackend) -> None:
+    noises = {
+        make_sampler(backend.context, SamplingParams(temperature=1.0), [1]).noise for _ in "ab"
+    }
+    assert len(noises) == 2
+    assert make_sampler(backend.context, SamplingParams(), [1]).noise is None
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -100,11 +140,8 @@ def test_top_p_counts_the_tail_that_a_low_temperature_hides(backend: LlamaBacken
     output = Output(logits, np.zeros((1, 1), np.float32))
     params = SamplingParams(temperature=0.2, top_p=0.5, seed=1)
     sampler = make_sampler(backend.context, params, [1])
-    chain = make_chain(params, [1], backend.num_vocab)
-    everything = Candidates(backend.num_vocab)
+    chain = Chain(params, [1], backend.num_vocab)
     for _ in range(200):
-        everything.fill(logits[0])
-        everything.apply(chain)
-        assert sampler.draw(output, 0) == everything.selected
+        assert sampler.draw(output, 0) == expected(backend, chain, logits[0])
     sampler.close()
-    llama.llama_sampler_free(chain)
+    chain.close()

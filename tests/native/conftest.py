@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gorgon.llama import kernels
+from gorgon.noise import Noise
 from tests.native.references import Bytes, Floats
 
 ISAS = ("avx512", "avxvnni", "avx2")
@@ -88,7 +89,13 @@ class Kernels(ctypes.Structure):
         ("attention_scratch", ctypes.CFUNCTYPE(ctypes.c_size_t, _POINTER, _INT)),
         ("attend", ctypes.CFUNCTYPE(None, _POINTER, _POINTER)),
         ("likeliest", ctypes.CFUNCTYPE(_LONG, _POINTER, _LONG)),
-        ("weigh", ctypes.CFUNCTYPE(_FLOAT, _POINTER, _LONG, _FLOAT, _FLOAT, _POINTER)),
+        (
+            "bound",
+            ctypes.CFUNCTYPE(
+                *(_FLOAT, _POINTER, _LONG, _FLOAT, _FLOAT),
+                *(ctypes.c_uint32, ctypes.c_uint32, _LONG, _POINTER),
+            ),
+        ),
         ("best_of", ctypes.CFUNCTYPE(_FLOAT, _POINTER, _LONG, _LONG, _POINTER, _POINTER)),
     )
 
@@ -156,12 +163,17 @@ class Native:
         """The first of the largest."""
         return int(self.of(isa).likeliest(pointer(logits), len(logits)))
 
-    def weigh(self, isa: str, logits: Floats, temperature: float) -> tuple[Floats, float]:
-        """``exp(logits / temperature)`` over the largest of them, and the sum."""
-        out = np.full(len(logits) + 15, np.nan, np.float32)
-        most = float(np.float32(logits.max()) / np.float32(temperature))
-        total = self.of(isa).weigh(pointer(logits), len(logits), temperature, most, pointer(out))
-        return out[: len(logits)], float(total)
+    def bound(self, isa: str, logits: Floats, noise: Noise, token: int) -> tuple[Floats, float]:
+        """Bounds of ``(logits - largest) / temperature + noise`` in powers of 2, and the largest.
+
+        ``token`` is that of the first logit.
+        """
+        out, scale = np.full(len(logits), np.nan, np.float32), 1 / noise.temperature / np.log(2)
+        most, words = float(logits.max()), [int(word) for word in noise.key()]
+        largest = self.of(isa).bound(
+            pointer(logits), len(logits), most, scale, *words, token, pointer(out)
+        )
+        return out, float(largest)
 
     def attend(self, isa: str, args: AttentionArgs, out: Floats, threads: int = 1) -> Floats:
         """Attention by ``threads`` workers; a single one is this thread, which keeps its views."""

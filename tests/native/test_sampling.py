@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gorgon.noise import Noise, gumbel
 from tests.native.conftest import Native
 
 SIZES = pytest.mark.parametrize("size", [1, 7, 16, 17, 512, 1025, 5000])
@@ -21,15 +22,21 @@ def test_the_first_of_the_largest_is_found(native: Native, isa: str, size: int) 
 
 @SIZES
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 3.0])
-def test_weights_are_exponentials(native: Native, isa: str, size: int, temperature: float) -> None:
+def test_bounds_are_above_what_they_bound_and_hardly_more(
+    native: Native, isa: str, size: int, temperature: float
+) -> None:
     logits = np.random.default_rng(size).normal(0, 5, size).astype(np.float32)
-    logits[::5] = -np.inf
-    logits[0] = 3.0
-    weights, total = native.weigh(isa, logits, temperature)
-    scaled = (logits / np.float32(temperature)).astype(np.float64)
-    expected = np.exp(scaled - scaled.max())
-    np.testing.assert_allclose(weights, expected, rtol=3e-6, atol=1e-37)
-    assert total == pytest.approx(expected.sum(), rel=1e-6)
+    logits[1::5] = -np.inf
+    noise = Noise(size, 3, temperature)
+    bounds, largest = native.bound(isa, logits, noise, 70)
+    tokens = np.arange(70, 70 + size)
+    added = gumbel(*noise.key(), tokens) / np.log(2)
+    exact = (logits - logits.max()) / temperature / np.log(2) + added
+    assert largest == bounds.max()
+    assert (bounds >= exact).all()
+    # -ln(1 - x) is x for small x only, and so for large noise
+    likely = np.isfinite(exact) & (added > 5)
+    assert (bounds[likely] < exact[likely] + 0.13).all()
 
 
 @SIZES
