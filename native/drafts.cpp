@@ -12,6 +12,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -32,38 +33,46 @@ struct CallCost {
 
 }  // namespace
 
-// The latest hidden states of requests, and rows of the last pass that come before them.
-struct States {
-    float *        known;   // [ids][num_pairs][num_embd], the latest first
-    const float *  hidden;  // of the last pass, [rows][num_embd]
-    int64_t        num_noted;
-    const int32_t *noted, *noted_sizes, *noted_rows;  // ids; how many rows each has; the rows, the latest first
-    const int32_t *ids;     // of the requests that the heads are asked about
-};
-
-// A step's drafts. The caller's arrays stay where they are while it is chosen.
+// A step's drafts, as Python writes it: first what is packed anew for every step, then what comes of it. The numbers told
+// besides lie behind each other in `ints`, `doubles` and `longs`, in the order of the pointers into them.
 struct Step {
-    int64_t        num_roots, num_asked, num_heads, top_k, num_tested, num_seconds;
-    const int32_t *asked, *rooms;  // roots that the heads are asked about; how deep the tree of each root may be
-    const double * seconds;        // t(n), n = 0 ...
-    const double * shifts;         // [num_asked][num_heads] of what the heads state: survival.py
-    double *       top;            // mean probability of best guesses by depth, from 1; learns
-    double         top_rate, least_gain;  // how fast; times as many tokens a second that drafts must bring
-    CallCost       propose, deepen;
-    int64_t        num_chains;     // looked up: tokens below each other and a root, and how probable each is after the one before
-    const int32_t *chain_roots, *chain_sizes, *chain_tokens;
-    const double * chain_probs;
-    const uint64_t * seeds;        // [num_asked] of the noise that tokens are drawn with,
-    const int64_t *  places;       // the number of the next draw,
-    const double *   strengths;    // and how much of the noise counts: coupling.py; 0: none of it
+    int64_t  num_noted, num_rows, num_asked, num_roots, num_seconds, num_chains;
+    double * top;                   // mean probability of best guesses by depth, from 1; learns
+    double   top_rate, least_gain;  // how fast; times as many tokens a second that drafts must bring
+    CallCost propose, deepen;
+    int64_t  num_heads, top_k, num_tested;
     // what comes of it
     int64_t num_drafts;
     double  rate, spent, survival;  // tokens/s; seconds for asking; sum of the drafts' survivals
+    int32_t * calls;                // [num_heads] rows of each call of the heads,
+    double *  times;                // and the seconds that it took
     int32_t * tested;               // [num_asked][num_tested] likeliest guesses about the next token,
     double *  tested_probs;         // and how probable each row of them is together
     int32_t * sizes;                // [num_roots] of the trees
     int32_t *parents, *tokens, *sources;  // of their nodes, [num_roots + num_drafts], depth first, likelier siblings first
     double *  probs;
+    // into `ints`
+    const int32_t *noted, *noted_sizes, *noted_rows;  // sequences with new states, how many, and their rows, the latest first
+    const int32_t *asked, *ids;    // roots that the heads are asked about, and their sequences
+    const int32_t *last;           // [num_asked][num_pairs] the tokens after their states
+    const int32_t *rooms;          // how deep the tree of each root may be
+    const int32_t *chains;         // looked up: a root, a number of tokens, the tokens; and so on
+    // into `doubles`
+    const double * seconds;        // t(n), n = 0 ...
+    const double * shifts;         // [num_asked][num_heads] of what the heads state: survival.py
+    const double * strengths;      // [num_asked] how much of the noise of their draws counts: coupling.py; 0: none of it
+    const double * chain_probs;    // how probable each token of a chain is after the one before
+    // into `longs`
+    const uint64_t * draws;        // [num_asked][2] seeds of that noise, and the number of the next draw
+
+    void read(const int32_t * ints, const double * doubles, const uint64_t * longs, int64_t num_pairs) {
+        const auto next = [](auto & from, int64_t count) { return std::exchange(from, from + count); };
+        noted = next(ints, num_noted), noted_sizes = next(ints, num_noted), noted_rows = next(ints, num_rows);
+        asked = next(ints, num_asked), ids = next(ints, num_asked), last = next(ints, num_asked * num_pairs);
+        rooms = next(ints, num_roots), chains = ints;
+        seconds = next(doubles, num_seconds), shifts = next(doubles, num_asked * num_heads), strengths = next(doubles, num_asked);
+        chain_probs = doubles, draws = longs;
+    }
 };
 
 namespace {
@@ -166,19 +175,21 @@ private:
     }
 
     void add_chains() {
-        const double    least  = floor();
-        const int32_t * tokens = step.chain_tokens;
-        const double *  probs  = step.chain_probs;
-        for (int64_t chain = 0; chain < step.num_chains; tokens += step.chain_sizes[chain], probs += step.chain_sizes[chain], chain++) {
-            const int32_t root = step.chain_roots[chain];
+        const double    least = floor();
+        const int32_t * told  = step.chains;
+        const double *  probs = step.chain_probs;
+        for (int64_t chain = 0; chain < step.num_chains; chain++) {
+            const int32_t   root = told[0], size = told[1];
+            const int32_t * tokens = told + 2;
             int32_t parent = root;
-            for (int32_t i = 0; i < step.chain_sizes[chain]; i++) {
+            for (int32_t i = 0; i < size; i++) {
                 const double survival = nodes[parent].survival * probs[i];
                 if (survival < least) break;
                 nodes[parent].next = static_cast<int32_t>(nodes.size());
                 nodes.push_back({survival, probs[i], tokens[i], parent, root, i + 1, LOOKUP});
                 parent = nodes[parent].next;
             }
+            told = tokens + size, probs += size;
         }
     }
 
@@ -193,7 +204,7 @@ private:
     void couple(int32_t asked, int64_t depth, int32_t * tokens, float * probs) {
         const double strength = step.strengths[asked];
         if (strength == 0) return;
-        const Key key = key_of(step.seeds[asked], step.places[asked] + depth - 1);
+        const Key key = key_of(step.draws[2 * asked], step.draws[2 * asked + 1] + depth - 1);
         double others = 1, sum = 0;
         coupled.clear();
         for (int64_t rank = 0; rank < step.top_k; rank++) {
@@ -313,14 +324,14 @@ void fill_pair(const Heads & heads, const HeadsGraph & graph, int64_t place, con
     heads.to_float ? heads.to_float(row, out, heads.num_embd) : void(std::memcpy(out, row, heads.table_row));
 }
 
-// Copies what is noted.
-void settle(const Heads & heads, const States & states) {
-    const int32_t * row = states.noted_rows;
-    for (int64_t i = 0; i < states.num_noted; i++) {
-        const int64_t size = states.noted_sizes[i] * heads.num_embd, all = heads.num_pairs * heads.num_embd;
-        float * own = states.known + states.noted[i] * all;
+// Copies the states that are noted, `hidden` [..][num_embd], before those known.
+void settle(const Heads & heads, const Step & step, float * known, const float * hidden) {
+    const int32_t * row = step.noted_rows;
+    for (int64_t i = 0; i < step.num_noted; i++) {
+        const int64_t size = step.noted_sizes[i] * heads.num_embd, all = heads.num_pairs * heads.num_embd;
+        float * own = known + step.noted[i] * all;
         std::memmove(own + size, own, (all - size) * sizeof(float));
-        for (int64_t at = 0; at < size; at += heads.num_embd) std::copy_n(states.hidden + *row++ * heads.num_embd, heads.num_embd, own + at);
+        for (int64_t at = 0; at < size; at += heads.num_embd) std::copy_n(hidden + *row++ * heads.num_embd, heads.num_embd, own + at);
     }
 }
 
@@ -351,11 +362,12 @@ template <class Fill> bool ask(const Heads & heads, bool nodes, size_t total, in
 
 }  // namespace
 
-// Chooses the drafts of `step`: `states` and `tokens` [num_asked][num_pairs] are what the heads read, `rows` and `times` [num_heads] become what each call was asked and the seconds that it took. The number
-// of calls, -1 if one failed.
-EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const States * states, const int32_t * tokens, int32_t * rows, double * times) {
+// Chooses the drafts of `step`. `known` [ids][num_pairs][num_embd] are the latest states of all sequences, the latest first,
+// without those that are noted, rows of `hidden`. The number of calls of the heads, -1 if one failed.
+EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, float * known, const float * hidden, const int32_t * ints, const double * doubles, const uint64_t * longs) {
     using Clock = std::chrono::steady_clock;
-    settle(*heads, *states);
+    step->read(ints, doubles, longs, heads->num_pairs);
+    settle(*heads, *step, known, hidden);
     Choice choice(*step);
     Level  levels[2];
     double spent = 0;
@@ -365,9 +377,10 @@ EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const Stat
         const auto began = Clock::now();
         const size_t count = choice.num_wanted();
         const auto fill_root = [&](const HeadsGraph & graph, size_t i, size_t row) {
-            const float * known = states->known + states->ids[row] * heads->num_pairs * heads->num_embd;
-            for (int64_t pair = 0; pair < heads->num_pairs; pair++)
-                fill_pair(*heads, graph, i * heads->num_pairs + pair, known + pair * heads->num_embd, tokens[row * heads->num_pairs + pair]);
+            for (int64_t pair = 0; pair < heads->num_pairs; pair++) {
+                const float * state = known + (step->ids[row] * heads->num_pairs + pair) * heads->num_embd;
+                fill_pair(*heads, graph, i * heads->num_pairs + pair, state, step->last[row * heads->num_pairs + pair]);
+            }
         };
         const auto fill_node = [&](const HeadsGraph & graph, size_t i, size_t row) {
             const auto [from, token] = choice.wanted(row);
@@ -377,7 +390,7 @@ EXPORT int64_t gorgon_kernels_draft(const Heads * heads, Step * step, const Stat
         const bool done = depth == 1 ? ask(*heads, false, count, step->top_k, depth, level, fill_root) : ask(*heads, true, count, step->top_k, depth, level, fill_node);
         if (!done) return -1;
         const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
-        rows[depth - 1] = static_cast<int32_t>(count), times[depth - 1] = seconds;
+        step->calls[depth - 1] = static_cast<int32_t>(count), step->times[depth - 1] = seconds;
         cost.observe(count, seconds);
         spent += cost.at(count);
         choice.add(depth, level.tokens.data(), level.probs.data(), spent);

@@ -296,7 +296,7 @@ EXPORT const char * gorgon_kernels_register(const char * isa) {
 
 // Raised whenever what the caller may rely on changes; 2: attention sums in the order of positions;
 // 3: guesses are ranked here.
-EXPORT int gorgon_kernels_interface() { return 6; }
+EXPORT int gorgon_kernels_interface() { return 7; }
 
 const Kernels * registered_kernels() { return kernels; }
 

@@ -7,6 +7,8 @@ is a graph of a tenth of a millisecond, with the choice of what to ask next behi
 from __future__ import annotations
 
 import ctypes
+import itertools
+import struct
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +26,13 @@ from gorgon.llama.heads_weights import Device
 
 _MAX_ROWS = SIZES[-1]  # of a graph
 _MAX_ROOTS, _MAX_TOKENS = MAX_SEQUENCES, 4096  # of a step
-# Of ``struct Step``: what it is told, and what comes of it.
-_COUNTS = ("num_roots", "num_asked", "num_heads", "top_k", "num_tested", "num_seconds")
-_TOLD = ("asked", "rooms", "seconds", "shifts")
-_NOISE = ("seeds", "places", "strengths")
-_CHAINS = ("chain_roots", "chain_sizes", "chain_tokens", "chain_probs")
-_FOUND = ("tested", "tested_probs", "sizes", "parents", "tokens", "sources", "probs")
-_NOTED = ("noted", "noted_sizes", "noted_rows", "ids")  # of ``struct States``
+# Of ``struct Step``: what is told anew for every step, and where what comes of it lies.
+_TOLD = struct.Struct("@6q P 8d")
+_FOUND = (
+    *("calls", "times", "tested", "tested_probs"),
+    *("sizes", "parents", "tokens", "sources", "probs"),
+)
+_NUM_OWN = 13  # pointers into what is told
 _Build = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_bool, ctypes.c_int64)
 
 
@@ -63,30 +65,15 @@ class _Heads(ctypes.Structure):
     )
 
 
-class _States(ctypes.Structure):
-    """``struct States``."""
-
-    _fields_ = (
-        ("known", ctypes.c_void_p),
-        ("hidden", ctypes.c_void_p),
-        ("num_noted", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in _NOTED),
-    )
-
-
 class _Step(ctypes.Structure):
     """``struct Step``."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in _COUNTS),
-        *((name, ctypes.c_void_p) for name in (*_TOLD, "top")),
-        *((name, ctypes.c_double) for name in ("top_rate", "least_gain")),
-        *((name, ctypes.c_double * 3) for name in ("propose", "deepen")),
-        ("num_chains", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in (*_CHAINS, *_NOISE)),
-        ("num_drafts", ctypes.c_int64),
+        ("told", ctypes.c_char * _TOLD.size),
+        *((name, ctypes.c_int64) for name in ("num_heads", "top_k", "num_tested", "num_drafts")),
         *((name, ctypes.c_double) for name in ("rate", "spent", "survival")),
         *((name, ctypes.c_void_p) for name in _FOUND),
+        ("own", ctypes.c_void_p * _NUM_OWN),
     )
 
 
@@ -116,25 +103,10 @@ class NativeDrafts:
         self._draft, self._info, self._graphs = native.gorgon_kernels_draft, info, (roots, nodes)
         self._ports = [(_Graph * (_MAX_ROWS + 1))() for _ in self._graphs]
         num_pairs, num_heads, top_k = 1 + info.window, info.num_heads, ranking.top_k
-        self._noted, self._noted_sizes = _numbers("i", _MAX_ROOTS), _numbers("i", _MAX_ROOTS)
-        self._noted_rows = _numbers("i", _MAX_ROOTS * num_pairs)
-        self._ids, self._known = _numbers("i", _MAX_ROOTS), np.empty(0, np.float32)
-        self._last = _numbers("i", _MAX_ROOTS * num_pairs)
-        self._tested, self._tested_probs = (
-            _numbers("i", _MAX_ROOTS * NUM_TESTED),
-            _numbers("d", _MAX_ROOTS),
-        )
-        self._rows, self._times = _numbers("i", num_heads), _numbers("d", num_heads)
-        self._asked, self._rooms = _numbers("i", _MAX_ROOTS), _numbers("i", _MAX_ROOTS)
-        self._seconds = _numbers("d", _MAX_TOKENS)
-        self._shifts = _numbers("d", _MAX_ROOTS * num_heads)
-        self._chain_roots, self._chain_sizes = _numbers("i", _MAX_ROOTS), _numbers("i", _MAX_ROOTS)
-        self._chain_tokens, self._chain_probs = (
-            _numbers("i", _MAX_TOKENS),
-            _numbers("d", _MAX_TOKENS),
-        )
-        self._seeds, self._places = _numbers("Q", _MAX_ROOTS), _numbers("q", _MAX_ROOTS)
-        self._strengths = _numbers("d", _MAX_ROOTS)
+        self._known, self._known_address = np.empty(0, np.float32), 0
+        self._calls, self._times = _numbers("i", num_heads), _numbers("d", num_heads)
+        self._tested = _numbers("i", _MAX_ROOTS * NUM_TESTED)
+        self._tested_probs = _numbers("d", _MAX_ROOTS)
         self._sizes, self._probs = _numbers("i", _MAX_ROOTS), _numbers("d", _MAX_TOKENS)
         self._parents, self._tokens = _numbers("i", _MAX_TOKENS), _numbers("i", _MAX_TOKENS)
         self._sources = _numbers("i", _MAX_TOKENS)
@@ -155,44 +127,60 @@ class NativeDrafts:
         )
         num_tested = min(NUM_TESTED, top_k)
         self._step = _Step(num_heads=num_heads, top_k=top_k, num_tested=num_tested)
-        for name in (*_TOLD, *_CHAINS, *_NOISE, *_FOUND):
+        for name in _FOUND:
             setattr(self._step, name, _address(getattr(self, "_" + name)))
-        self._states = _States()
-        for name in _NOTED:
-            setattr(self._states, name, _address(getattr(self, "_" + name)))
-        self._arguments = (
-            ctypes.addressof(self._heads),
-            ctypes.addressof(self._step),
-            ctypes.addressof(self._states),
-            _address(self._last),
-            _address(self._rows),
-            _address(self._times),
-        )
+        self._arguments = ctypes.addressof(self._heads), ctypes.addressof(self._step)
 
     def draft(
         self, noted: Noted, hidden: int, ids: Sequence[int], tokens: Sequence[int], terms: Terms
     ) -> Drafts:
         """See ``Heads.draft``."""
-        count = len(ids)
-        self._note(noted, hidden)
-        self._ids[:count] = array("i", ids)
-        self._last[: len(tokens)] = array("i", tokens)
-        self._order(terms)
-        num_calls = self._draft(*self._arguments)
+        step, known = self._step, noted.known
+        if known is not self._known:
+            self._known, self._known_address = known, known.ctypes.data
+        told = self._tell(noted, ids, tokens, terms)
+        addresses = [numbers.buffer_info()[0] for numbers in told]
+        num_calls = self._draft(*self._arguments, self._known_address, hidden, *addresses)
         if num_calls < 0:
             raise HeadsError("the heads failed on the device")
-        step = self._step
-        calls = zip(self._rows[:num_calls], self._times[:num_calls], strict=True)
+        calls = zip(self._calls[:num_calls], self._times[:num_calls], strict=True)
         return Drafts(
             step.num_drafts,
             step.rate,
             step.spent,
             step.survival,
             self._trees(len(terms.rooms)),
-            self._tested[: count * step.num_tested].tolist(),
-            self._tested_probs[:count].tolist(),
+            self._tested[: len(ids) * step.num_tested].tolist(),
+            self._tested_probs[: len(ids)].tolist(),
             list(calls),
         )
+
+    def _tell(
+        self, noted: Noted, ids: Sequence[int], tokens: Sequence[int], terms: Terms
+    ) -> tuple[array[int], array[float], array[int]]:
+        """Pack the terms into the step; the numbers that go with them."""
+        ints = [*noted.ids, *noted.sizes, *noted.rows, *terms.asked, *ids, *tokens, *terms.rooms]
+        doubles = [*terms.seconds, *terms.shifts, *terms.strengths]
+        draws = [(noise.seed, noise.place) if noise else (0, 0) for noise in terms.noises]
+        for root, (chain, probs) in terms.chains.items():
+            ints += (root, len(chain), *chain)
+            doubles += probs
+        _TOLD.pack_into(
+            self._step,
+            0,
+            len(noted.ids),
+            len(noted.rows),
+            len(ids),
+            len(terms.rooms),
+            len(terms.seconds),
+            len(terms.chains),
+            terms.top.buffer_info()[0],
+            terms.top_rate,
+            terms.least_gain,
+            *terms.propose,
+            *terms.deepen,
+        )
+        return array("i", ints), array("d", doubles), array("Q", itertools.chain(*draws))
 
     def _trees(self, count: int) -> dict[int, Nodes]:
         """The trees below ``count`` roots that are more than these."""
@@ -206,38 +194,6 @@ class NativeDrafts:
                 )
             first += size
         return trees
-
-    def _note(self, noted: Noted, hidden: int) -> None:
-        states = self._states
-        if noted.known is not self._known:
-            self._known, states.known = noted.known, noted.known.ctypes.data
-        states.hidden, states.num_noted = hidden, len(noted.ids)
-        self._noted[: len(noted.ids)] = array("i", noted.ids)
-        self._noted_sizes[: len(noted.ids)] = array("i", noted.sizes)
-        self._noted_rows[: len(noted.rows)] = array("i", noted.rows)
-
-    def _order(self, terms: Terms) -> None:
-        step = self._step
-        step.num_roots, step.num_asked = len(terms.rooms), len(terms.asked)
-        step.num_seconds, step.least_gain = len(terms.seconds), terms.least_gain
-        step.propose[:], step.deepen[:] = terms.propose, terms.deepen
-        step.top, step.top_rate = terms.top.buffer_info()[0], terms.top_rate
-        self._asked[: len(terms.asked)] = array("i", terms.asked)
-        self._rooms[: len(terms.rooms)] = array("i", terms.rooms)
-        self._seconds[: len(terms.seconds)] = array("d", terms.seconds)
-        self._shifts[: len(terms.shifts)] = array("d", terms.shifts)
-        for i, noise in enumerate(terms.noises):
-            if noise is not None:
-                self._seeds[i], self._places[i] = noise.seed, noise.place
-        self._strengths[: len(terms.strengths)] = array("d", terms.strengths)
-        step.num_chains = len(terms.chains)
-        first = 0
-        for i, (root, chain) in enumerate(terms.chains.items()):
-            end = first + len(chain[0])
-            self._chain_roots[i], self._chain_sizes[i] = root, end - first
-            self._chain_tokens[first:end] = array("i", chain[0])
-            self._chain_probs[first:end] = array("d", chain[1])
-            first = end
 
     def _build(self, nodes: bool, rows: int) -> bool:
         """Called by the library for a number of rows that it has not seen."""

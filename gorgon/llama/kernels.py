@@ -30,7 +30,7 @@ GGML_COMMIT = "0c1e570"
 # The names under which the wheel's libllama loads them: looked up, never loaded a second time.
 GGML_LIBRARIES = ("libggml-base.so.0", "libggml-cpu.so.0")
 
-INTERFACE = 6  # of native/registration.cpp: what this package relies on
+INTERFACE = 7  # of native/registration.cpp: what this package relies on
 
 _P, _N = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
@@ -44,7 +44,7 @@ _FUNCTIONS: tuple[tuple[Any, ...], ...] = (  # name, result, arguments
     ("draw_among", _N, ctypes.c_uint64, _N, _P, _N),
     ("find_best", None),  # called by ggml
     ("rank", None, _P, _N, _N, _N, _P, _P, _N, _P, _P),
-    ("draft", _N, _P, _P, _P, _P, _P, _P),
+    ("draft", _N, _P, _P, _P, _P, _P, _P, _P),
     ("num_products", ctypes.c_int64),
     ("num_attentions", ctypes.c_int64),
 )
