@@ -40,7 +40,7 @@ from gorgon.speculation.tree import (
 
 _LEAST_SPELL = 16  # steps with drafts in a row before some go without,
 _CHECKS = 2  # as many: the first may pay for the change
-_KEPT_SPELL, _KEPT_CHECKS = 64, 4  # the same where changes are dear
+_KEPT_SPELL, _KEPT_CHECKS = 128, 4  # the same where changes are dear
 _SURE = 2.0  # standard deviations by which drafts must gain to need no such steps
 
 

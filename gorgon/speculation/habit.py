@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 Trust = Callable[[int], float]
 
 WIDTH = 16  # drafts looked at, at least, when a step is to teach
@@ -22,6 +24,7 @@ _MARGIN = 1.05  # by which drafts must be better than none: a size is kept beyon
 _BETTER = 1.03  # by which another size must be better than the one that is kept
 _INTERVAL = 16  # steps from one teaching step to the next
 _MAX_DOUBLINGS = 4  # of that, one for each choice to go on without drafts
+_ALIKE = 1.25  # numbers of requests whose ratio is at most this know of each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Habit:
             seconds: t(n) for n = 0, 1, ..., no change counted in; n beyond its end is impossible.
             trust: what so many drafts really brought lately, over what was expected of them.
         """
-        record = self._records.get(num_roots)
+        record = self._records.get(num_roots) or self._inherit(num_roots)
         if record is None:
             return Plan(0, True, num_roots / seconds[num_roots])
         if record.undecided:
@@ -88,6 +91,28 @@ class Habit:
         record.wait -= 1
         count = self._counts(num_roots, min(len(seconds) - 1, num_roots + record.kept))[-1]
         return Plan(count, record.wait <= 0, _rate(record, count, num_roots, seconds))
+
+    def _inherit(self, num_roots: int) -> _Record | None:
+        """What is known of the number of requests most like ``num_roots``, if one is alike.
+
+        With many clients nearly every step has another number of requests, and lessons cost.
+        """
+        ratios = {
+            known: max(known, num_roots) / min(known, num_roots)
+            for known, record in self._records.items()
+            if record.lessons >= _FIRST_LESSONS
+        }
+        nearest = min(ratios, key=ratios.__getitem__, default=0)
+        if not nearest or ratios[nearest] > _ALIKE:
+            return None
+        known, scale = self._records[nearest], num_roots / nearest
+        places = range(self._max_drafts + 1)
+        gains = np.interp(np.divide(places, scale), places, np.subtract(known.tokens, nearest))
+        tokens = (num_roots + scale * gains).tolist()
+        record = _Record(tokens, known.spent, known.lessons, known.wait, undecided=True)
+        record.idle = known.idle
+        self._records[num_roots] = record
+        return record
 
     def rests(self, num_roots: int) -> bool:
         """Whether the next step carries no drafts and teaches nothing; then it needs no plan."""

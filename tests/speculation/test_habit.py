@@ -55,6 +55,18 @@ def test_numbers_of_requests_are_told_apart() -> None:
     assert habit.plan(4, 4, FLAT).num_drafts == 0
 
 
+def test_a_number_of_requests_that_is_new_knows_what_one_like_it_does() -> None:
+    habit = teach(Habit(0.5, SIZES), [0.9] * 16 + [0.8] * 16, num_roots=16)
+    known, new = habit.plan(16, 16, FLAT), habit.plan(15, 15, FLAT)
+    assert (known.num_drafts, known.teaches) == (48, False)  # a step of 64 tokens
+    assert (new.num_drafts, new.teaches) == (49, False)  # likewise
+    assert new.rate == pytest.approx(15 / 16 * known.rate)
+    assert habit.plan(8, 8, FLAT).teaches
+    idle = teach(Habit(0.5, SIZES), NONE, num_roots=32)
+    assert idle.plan(30, 30, FLAT).num_drafts == 0
+    assert idle.rests(30)
+
+
 def test_only_given_sizes_and_what_there_is_room_for() -> None:
     habit = teach(Habit(0.5, (4, 8, 16)), LIKELY)
     assert habit.plan(1, 1, FLAT).num_drafts in (0, 3, 7, 15)
