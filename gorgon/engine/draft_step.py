@@ -52,7 +52,8 @@ class DraftStep:
         self._taken: Drafts | None = None
         self.survivals: list[float] = []
         self.chains: dict[int, Chain] = {}  # looked up below roots
-        self.choice = self._choose((), 0.0)
+        plain = self._num_sure / curve[self._num_sure]
+        self.choice = budget.Choice(0, plain) if plan is None else self._choose((), 0.0)
 
     def choose(self, spent: float = 0.0) -> budget.Choice:
         """Find the best number of drafts beside the roots and the fixed trees, and keep it."""

@@ -26,21 +26,19 @@ class LookupSource:
         """
         self._turn += 1
         sequence = sequences[self._turn % len(sequences)]
-        match = sequence.match = sequence.occurrences.match(sequence.tokens)
-        return (
-            match is not None and match.length >= _LONG and self._stated(sequence, match) >= _LIKELY
-        )
+        match = self._look(sequence)
+        return match is not None and match.length >= _LONG and sequence.match_prob >= _LIKELY
 
     def add(self, step: DraftStep) -> None:
         """Add a chain below each root whose text has occurred before, if it may pay."""
         floor: float | None = None
         for root in step.free:
             sequence = step.sequences[root]
-            match = sequence.match = sequence.occurrences.match(sequence.tokens)
+            match = self._look(sequence)
             if match is None:
                 continue
             floor = step.floor() if floor is None else floor
-            if self._stated(sequence, match) >= floor:
+            if sequence.match_prob >= floor:
                 rates, places = self._survival.classes(match)
                 rates = sequence.lookup_correction.apply_each(rates, 1)
                 probs = [rates[place] for place in places]
@@ -53,10 +51,14 @@ class LookupSource:
         if match is None:
             return
         right = match.tokens[0] == came
-        sequence.lookup_correction.learn(self._stated(sequence, match), 1, right)
+        sequence.lookup_correction.learn(sequence.match_prob, 1, right)
         self._survival.learn(match.length, right)
         sequence.match = None
 
-    def _stated(self, sequence: Sequence, match: Match) -> float:
-        """How probable the first token after ``match`` is."""
-        return sequence.lookup_correction.apply(self._survival.at(match.length), 1)
+    def _look(self, sequence: Sequence) -> Match | None:
+        """Look up the end of the text, and note how probable the first token found is."""
+        match = sequence.match = sequence.occurrences.match(sequence.tokens)
+        if match is not None:
+            stated = self._survival.at(match.length)
+            sequence.match_prob = sequence.lookup_correction.apply(stated, 1)
+        return match

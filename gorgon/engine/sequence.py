@@ -37,8 +37,9 @@ class Sequence:
 
     ``shape`` is the tree that it insists on, None where the drafter chooses. ``has_states`` says
     whether its latest hidden states are kept for the heads, see ``States``. ``match`` and
-    ``guesses`` are what lookup and heads said of the token after the root, until it is known: the
-    heads' likeliest tokens and the probability of all these together.
+    ``guesses`` are what lookup and heads said of the token after the root, until it is known:
+    ``match_prob`` is how probable the first is, and ``guesses`` are the heads' likeliest tokens
+    and the probability of all these together.
     ``leader`` computes the first ``num_shared`` tokens of this prompt too; they are taken over.
     """
 
@@ -57,6 +58,7 @@ class Sequence:
     has_states: bool = False
     occurrences: Occurrences = field(default_factory=Occurrences)
     match: Match | None = None
+    match_prob: float = 0.0
     guesses: tuple[list[int], float] | None = None
     heads_correction: Correction = field(default_factory=Correction)
     lookup_correction: Correction = field(default_factory=Correction)

@@ -41,7 +41,8 @@ class Correction:
 
     def apply(self, probability: float, depth: int) -> float:
         """The corrected probability of one draft."""
-        return self.apply_each([probability], depth)[0]
+        p = min(probability, _MOST)
+        return p / (p + (1.0 - p) * self.odds(depth))
 
     def apply_each(self, probabilities: Sequence[float], depth: int) -> list[float]:
         """The corrected probabilities of several drafts."""
