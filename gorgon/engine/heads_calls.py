@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from gorgon.engine.states import States
 from gorgon.errors import GorgonError
 from gorgon.noise import Noise
 from gorgon.speculation.cost import CallCost
-from gorgon.speculation.coupling import couple
+from gorgon.speculation.coupling import couple, couple_levels
 
 logger = logging.getLogger("gorgon.engine")
 
@@ -74,7 +73,7 @@ class HeadsCalls:
     def search(self, sequences: Seq[Sequence]) -> Seq[Level] | None:
         """All depths of conditioned heads at once, where the backend searches."""
         found = self._ask(sequences, self._backend.search)
-        return found and _coupled(found, _noises(sequences))
+        return found and couple_levels(found, _noises(sequences))
 
     def _ask(self, sequences: Seq[Sequence], ask: Callable[[DraftState], _Found]) -> _Found | None:
         begun, self._begun = self._begun, None
@@ -150,15 +149,3 @@ def _places(sequences: Seq[Sequence]) -> list[tuple[Sequence, int]]:
 
 def _noises(sequences: Seq[Sequence]) -> list[Noise | None]:
     return [sequence.sampler.noise for sequence in sequences]
-
-
-def _coupled(levels: Seq[Level], noises: Seq[Noise | None]) -> Seq[Level]:
-    """``couple`` for all levels of a search."""
-    if not any(noises):
-        return levels
-    found = []
-    for depth, level in enumerate(levels, 1):
-        if depth > 1:
-            noises = [noises[parent] for parent in level.parents]
-        found.append(replace(level, guesses=couple(level.guesses, noises, depth)))
-    return found

@@ -15,7 +15,7 @@ from gorgon.engine.load import load
 from gorgon.llama.backend import LlamaBackend
 from gorgon.noise import Noise
 from gorgon.request import Request, SamplingParams, SpeculationParams
-from gorgon.speculation.coupling import couple
+from gorgon.speculation.coupling import couple, couple_levels
 
 CHAIN = SpeculationParams(mode="fixed", tree=((0,), (0, 0)))
 
@@ -34,13 +34,13 @@ def test_every_row_of_a_search_knows_the_noise_of_its_request() -> None:
         Level(random_guesses(rng, len(rows)), np.array(rows, np.int32), np.zeros(0, np.int32))
         for rows in parents
     ]
-    found = heads_calls._coupled(levels, noises)
+    found = couple_levels(levels, noises)
     for depth, (level, rows, before) in enumerate(zip(found, owners, levels, strict=True), 1):
         expected = couple(before.guesses, [noises[row] for row in rows], depth)
         assert level.guesses.tokens.tolist() == expected.tokens.tolist()
         assert level.guesses.probs.tolist() == expected.probs.tolist()
         assert level.parents is before.parents
-    assert heads_calls._coupled(levels, [None] * 3) is levels
+    assert couple_levels(levels, [None] * 3) is levels
 
 
 @pytest.fixture(scope="module")
