@@ -148,4 +148,4 @@ def _places(sequences: Seq[Sequence]) -> list[tuple[Sequence, int]]:
 
 
 def _noises(sequences: Seq[Sequence]) -> list[Noise | None]:
-    return [sequence.sampler.noise for sequence in sequences]
+    return [sequence.noise for sequence in sequences]

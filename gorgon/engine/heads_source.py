@@ -47,7 +47,7 @@ class HeadsSource:
         for sequence in sequences:
             shifts += sequence.heads_correction.shifts(self._backend.num_heads)
         propose, deepen = calls.propose_cost, calls.deepen_cost
-        noises = [sequence.sampler.noise for sequence in sequences]
+        noises = [sequence.noise for sequence in sequences]
         terms = Terms(
             roots,
             step.candidates.max_depths,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from gorgon.backend import Sampler
 from gorgon.engine.tally import Tally
+from gorgon.noise import Noise
 from gorgon.request import Request, RequestStats
 from gorgon.speculation.acceptance import Accepted
 from gorgon.speculation.lookup import Match, Occurrences
@@ -92,6 +93,12 @@ class Sequence:
         """The last ``count`` tokens, the latest first; 0 before the start of the text."""
         tokens = self.tokens[: -count - 1 : -1]
         return tokens + [0] * (count - len(tokens))
+
+    @property
+    def noise(self) -> Noise | None:
+        """What a draft must win with to be kept; None where it must be likely or plausible."""
+        is_lossless = self.request.speculation.acceptance == "lossless"
+        return self.sampler.noise if is_lossless else None
 
     @property
     def uses_heads(self) -> bool:

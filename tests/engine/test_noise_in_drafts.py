@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from gorgon.config import EngineSettings
 from gorgon.engine import heads_calls
 from gorgon.engine.engine import Engine
 from gorgon.engine.load import load
+from gorgon.engine.sequence import Sequence
 from gorgon.llama.backend import LlamaBackend
 from gorgon.noise import Noise
 from gorgon.request import Request, SamplingParams, SpeculationParams
@@ -41,6 +44,15 @@ def test_every_row_of_a_search_knows_the_noise_of_its_request() -> None:
         assert level.guesses.probs.tolist() == expected.probs.tolist()
         assert level.parents is before.parents
     assert couple_levels(levels, [None] * 3) is levels
+
+
+def test_typical_acceptance_wants_what_is_plausible_not_what_will_be_drawn() -> None:
+    noise = Noise(1, 2, 0.7)
+    sampler: Any = SimpleNamespace(noise=noise)
+    for acceptance, expected in (("lossless", noise), ("typical", None)):
+        speculation = SpeculationParams(acceptance=acceptance)  # type: ignore[arg-type]
+        request = Request("r", (1,), 4, speculation=speculation)
+        assert Sequence(request, sampler, 1, None, 0.0, 0.0, [1], []).noise is expected
 
 
 @pytest.fixture(scope="module")
