@@ -187,6 +187,7 @@ class ConditionedHeads:
 
     def close(self) -> None:
         """Free weights and graphs."""
+        self._ahead.close()
         self._roots.close()
         self._nodes.close()
         self._beams.close()

@@ -7,6 +7,7 @@ on a GPU they are copied over, and a graph can be started long before its output
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -202,6 +203,11 @@ class Ahead:
         (known, graph), self._started = self._started, None
         graph.finish()
         return graph if known is state else None
+
+    def close(self) -> None:
+        """Wait for what was started and never asked for, before its memory is freed."""
+        with contextlib.suppress(HeadsError):
+            self.take(None)
 
 
 def _new_input(context: int, shape: tuple[int, ...]) -> int:

@@ -97,6 +97,7 @@ class MedusaHeads:
 
     def close(self) -> None:
         """Free weights and graphs."""
+        self._ahead.close()
         self._graphs.close()
         self._weights.close()
         self._device.close()

@@ -15,6 +15,7 @@ from gorgon.llama import heads_guesses, kernels
 from gorgon.llama.gguf import GgufFile
 from gorgon.llama.heads import Heads, load_heads
 from gorgon.llama.heads_file import Knots
+from gorgon.llama.heads_graph import Graph
 from gorgon.llama.heads_guesses import NativeRanking
 from gorgon.llama.model import ModelInfo
 from gorgon.llama.tensor_types import TYPES
@@ -121,7 +122,7 @@ def test_a_search_gives_what_asking_for_each_depth_gives(
 
 @pytest.mark.parametrize("variant", ["conditioned", "medusa"])
 def test_heads_may_begin_before_they_are_asked(
-    variant: str, base: ModelInfo, tmp_path: Path
+    variant: str, base: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors = conditioned_tensors(2) if variant == "conditioned" else medusa_tensors(3)
     path = write_heads(tmp_path / "h", base, tensors, token_ids=TOKEN_MAP)
@@ -143,7 +144,16 @@ def test_heads_may_begin_before_they_are_asked(
     heads.begin(second)
     assert same(ask(second), expected[1])
     heads.begin(first)
+    finished: list[Graph] = []
+    finish = Graph.finish
+
+    def counted(graph: Graph) -> None:
+        finished.append(graph)
+        finish(graph)
+
+    monkeypatch.setattr(Graph, "finish", counted)
     heads.close()
+    assert len(finished) == 1  # the device is waited for before its memory is freed
 
 
 def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
