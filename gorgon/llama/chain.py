@@ -14,7 +14,7 @@ from gorgon.request import SamplingParams
 PENALTY_WINDOW = 64  # tokens that penalties look back on, llama.cpp's default
 
 
-class Chain:
+class SamplerChain:
     """Bias, penalties, top-k, top-p, min-p and temperature of one request, without grammar.
 
     Args:

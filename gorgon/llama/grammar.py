@@ -12,7 +12,7 @@ from gorgon.backend import Floats, Output
 from gorgon.errors import RequestError
 from gorgon.llama import gbnf
 from gorgon.llama.candidates import Candidates
-from gorgon.llama.chain import Chain
+from gorgon.llama.chain import SamplerChain
 from gorgon.llama.library import llama
 from gorgon.llama.model import Model
 from gorgon.noise import Noise
@@ -50,7 +50,9 @@ class GrammarSampler:
         trigger: the text from which on the grammar holds; None is from the start.
     """
 
-    def __init__(self, model: Model, chain: Chain, grammar: str, trigger: str | None) -> None:
+    def __init__(
+        self, model: Model, chain: SamplerChain, grammar: str, trigger: str | None
+    ) -> None:
         self._model, self._chain = model, chain
         self._grammar = llama.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
         assert self._grammar, "the grammar was not checked"

@@ -13,7 +13,7 @@ from typing import Any
 from gorgon.backend import Output, Sampler
 from gorgon.errors import RequestError
 from gorgon.llama import kernels
-from gorgon.llama.chain import Chain, new_noise
+from gorgon.llama.chain import SamplerChain, new_noise
 from gorgon.llama.context import Context
 from gorgon.llama.grammar import GrammarSampler, check_grammar
 from gorgon.llama.model import Model
@@ -82,7 +82,7 @@ class ChainSampler:
     def __init__(self, context: Context, params: SamplingParams, prompt: Sequence[int]) -> None:
         num_vocab = context.model.info.num_vocab
         self._candidates = context.candidates
-        self._chain = Chain(params, prompt, num_vocab)
+        self._chain = SamplerChain(params, prompt, num_vocab)
         moves_logits = params.has_penalties or bool(params.logit_bias)
         # top-p sums probabilities before the temperature sharpens them
         scale = max(1.0, params.temperature) if params.top_p < 1.0 else params.temperature
@@ -140,7 +140,7 @@ def make_sampler(context: Context, params: SamplingParams, prompt: Sequence[int]
     if params.is_plain_greedy:
         return GreedySampler(context)
     if params.grammar is not None:
-        chain = Chain(params, prompt, context.model.info.num_vocab)
+        chain = SamplerChain(params, prompt, context.model.info.num_vocab)
         return GrammarSampler(context.model, chain, params.grammar, params.grammar_trigger)
     native = kernels.functions()
     if native is not None and params.is_temperature_alone:

@@ -12,7 +12,7 @@ from gorgon.config import EngineSettings
 from gorgon.llama import kernels
 from gorgon.llama.backend import LlamaBackend
 from gorgon.llama.candidates import Candidates
-from gorgon.llama.chain import Chain
+from gorgon.llama.chain import SamplerChain
 from gorgon.llama.sampler import make_sampler
 from gorgon.noise import Noise, gumbel
 from gorgon.request import SamplingParams
@@ -38,7 +38,7 @@ def backend() -> Iterator[LlamaBackend]:
     backend.close()
 
 
-def expected(backend: LlamaBackend, chain: Chain, logits: Floats) -> int:
+def expected(backend: LlamaBackend, chain: SamplerChain, logits: Floats) -> int:
     """What ``chain`` draws when it sees the whole vocabulary, without the native library."""
     everything = Candidates(backend.num_vocab)
     everything.fill(logits)
@@ -56,7 +56,7 @@ def test_a_draw_is_that_of_the_whole_vocabulary(
     backend.clear()
     tokens = backend.model.tokenize("The sun rises in", add_special=True, parse_special=False)
     sampler = make_sampler(backend.context, params, tokens)
-    chain = Chain(params, tokens, backend.num_vocab)
+    chain = SamplerChain(params, tokens, backend.num_vocab)
     for position in range(24):
         output = backend.decode([BatchRow(tokens[position % len(tokens)], position, (1,))])
         assert sampler.draw(output, 0) == expected(backend, chain, output.logits[0])
@@ -140,7 +140,7 @@ def test_top_p_counts_the_tail_that_a_low_temperature_hides(backend: LlamaBacken
     output = Output(logits, np.zeros((1, 1), np.float32))
     params = SamplingParams(temperature=0.2, top_p=0.5, seed=1)
     sampler = make_sampler(backend.context, params, [1])
-    chain = Chain(params, [1], backend.num_vocab)
+    chain = SamplerChain(params, [1], backend.num_vocab)
     for _ in range(200):
         assert sampler.draw(output, 0) == expected(backend, chain, logits[0])
     sampler.close()
